@@ -1,0 +1,1 @@
+"""Prompt artifacts, their registry in MLflow, and prediction with a registered prompt."""

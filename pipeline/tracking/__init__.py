@@ -1,0 +1,1 @@
+"""Recording of runs: the journal on disk and its delivery to MLflow."""
