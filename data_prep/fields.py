@@ -1,0 +1,81 @@
+"""Strict reading of JSON records: a wrong field is named by its dotted path, never guessed."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from data_prep.errors import DataError
+
+
+class JsonFields:
+    """A JSON object read field by field; every complaint names the dotted path of the field."""
+
+    def __init__(self, record: object, where: str, names: frozenset[str]) -> None:
+        if not isinstance(record, Mapping):
+            raise DataError(f"{where}: expected an object, found {type(record).__name__}")
+        self._record, self._where = record, where
+        if record.keys() != names:
+            missing, unknown = sorted(names - record.keys()), sorted(record.keys() - names)
+            raise DataError(f"{where}: missing fields {missing}, unknown fields {unknown}")
+
+    def _wrong(self, name: str, wanted: str) -> DataError:
+        return DataError(
+            f"{self._where}.{name}: expected {wanted}, found {self._record[name]!r:.80}"
+        )
+
+    def text(self, name: str) -> str:
+        value = self._record[name]
+        if not isinstance(value, str):
+            raise self._wrong(name, "text")
+        return value
+
+    def text_or_none(self, name: str) -> str | None:
+        return None if self._record[name] is None else self.text(name)
+
+    def integer(self, name: str) -> int:
+        value = self._record[name]
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise self._wrong(name, "an integer")
+        return value
+
+    def number(self, name: str) -> float:
+        value = self._record[name]
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise self._wrong(name, "a number")
+        return float(value)
+
+    def items(self, name: str) -> list[Any]:
+        value = self._record[name]
+        if not isinstance(value, list):
+            raise self._wrong(name, "a list")
+        return value
+
+    def mapping(self, name: str) -> dict[str, Any]:
+        value = self._record[name]
+        if not isinstance(value, dict):
+            raise self._wrong(name, "an object")
+        return value
+
+    def counts(self, name: str) -> dict[str, int]:
+        value = self.mapping(name)
+        if not all(isinstance(count, int) for count in value.values()):
+            raise self._wrong(name, "an object of integers")
+        return value
+
+
+def load_object(record: bytes | str | Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    if isinstance(record, bytes | str):
+        try:
+            record = json.loads(record)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where}: not valid JSON ({error})") from error
+    if not isinstance(record, Mapping):
+        raise DataError(f"{where}: expected an object, found {type(record).__name__}")
+    return record
+
+
+def canonical_json(record: object) -> bytes:
+    """One byte string for one value: sorted keys, no blanks, UTF-8, no NaN."""
+    return json.dumps(
+        record, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
+    ).encode("utf-8")
