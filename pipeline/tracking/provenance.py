@@ -1,0 +1,111 @@
+"""Where a run comes from: code version, library versions, data sets, flattened configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from data_prep.schema import read_manifest
+from pipeline.tracking.journal import Entry
+
+LIBRARIES = ("deepspeed", "mlflow", "numpy", "pillow", "safetensors", "tokenizers", "torch")
+"""Libraries whose version can change a result."""
+
+
+def git_state(folder: Path | None = None, timeout_s: float = 10.0) -> dict[str, str]:
+    """Tags that name the commit of the code at hand.
+
+    Args:
+        folder: A folder of the checkout; None for the one this package lies in.
+        timeout_s: Longest wait for git.
+
+    Returns:
+        MLflow's own commit tag and `git.dirty`; empty outside a checkout or without git.
+    """
+    place = folder or Path(__file__).resolve().parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(place), *words],
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=True,
+        )
+        return done.stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        # A virtual environment in the checkout may itself be ignored; the package must be tracked.
+        if not git("ls-files", "--", str(Path(__file__).resolve().parent)) and folder is None:
+            return {}
+        dirty = bool(git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"mlflow.source.git.commit": commit, "git.dirty": str(dirty).lower()}
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that a result depends on, where installed."""
+    versions = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Dotted names and texts of a nested configuration; lists become JSON."""
+    flat: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{name}.")
+        elif isinstance(value, str):
+            flat[f"{prefix}{name}"] = value
+        else:
+            flat[f"{prefix}{name}"] = json.dumps(value)
+    return flat
+
+
+def plain(config: object) -> dict[str, Any]:
+    """A configuration dataclass as plain JSON values: tuples become lists, paths become texts."""
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        raise TypeError(f"{config!r} is no configuration")
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    return values
+
+
+def dataset_entry(folder: str, context: str) -> Entry:
+    """A journal entry that ties a prepared dataset to a run.
+
+    Args:
+        folder: Dataset folder with a manifest.
+        context: What the run does with it: `train`, `validation` or `evaluation`.
+
+    Raises:
+        DataError: the manifest is missing or cannot be read.
+    """
+    manifest = read_manifest(Path(folder))
+    profile = {
+        "num_rows": manifest.samples,
+        "shards": len(manifest.shards),
+        "tasks": manifest.tasks,
+        "counts": manifest.counts,
+        "digest": manifest.digest,
+    }
+    return {
+        "kind": "input",
+        "context": context,
+        "name": manifest.name,
+        "digest": manifest.digest,
+        "source": json.dumps({"uri": str(Path(folder).resolve())}),
+        "profile": json.dumps(profile, sort_keys=True),
+    }
