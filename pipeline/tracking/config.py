@@ -12,6 +12,9 @@ from pathlib import Path
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 """MLflow's own environment variable; it applies where a recipe names no store."""
 
+DEFAULT_OUTPUT_DIR = "runs"
+"""Folder of the runs, hence of the local store, where nothing else is said."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingConfig:

@@ -42,8 +42,8 @@ def git_state(folder: Path | None = None, timeout_s: float = 10.0) -> dict[str, 
 
     try:
         commit = git("rev-parse", "HEAD")
-        # A virtual environment in the checkout may itself be ignored; the package must be tracked.
-        if not git("ls-files", "--", str(Path(__file__).resolve().parent)) and folder is None:
+        # An installed package may lie in someone else's checkout, whose commit says nothing of it.
+        if not git("ls-files"):
             return {}
         dirty = bool(git("status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.SubprocessError):
