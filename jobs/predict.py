@@ -1,6 +1,6 @@
 """`prefixworks predict`: one answer from one prompt, for one image.
 
-    prefixworks predict --model models:/grounding@champion --image photo.jpg --text "the red circle"
+prefixworks predict --model models:/grounding@champion --image photo.jpg --text "the red circle"
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.registry.predictor import BEAM_SIZE, Predictor, open_reference
 from pipeline.registry.annotate import annotate
+from pipeline.registry.predictor import BEAM_SIZE, Predictor, open_reference
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of `prefixworks predict`."""
-    parser = argparse.ArgumentParser(prog="prefixworks predict", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="prefixworks predict", description=__doc__.splitlines()[0]
+    )
     parser.add_argument(
         "--model",
         required=True,
@@ -26,9 +28,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--image", required=True, help="image file")
     parser.add_argument("--text", help="question, expression or hypothesis")
     parser.add_argument("--task", help="which task, for a prompt that knows several")
-    parser.add_argument("--base", help="folder or name of the base (else PREFIXWORKS_BASE, else packaged)")
-    parser.add_argument("--uri", help="MLflow store (else MLFLOW_TRACKING_URI, else runs/mlflow.db)")
-    parser.add_argument("--beam-size", type=int, default=BEAM_SIZE, help="beams (default %(default)s)")
+    parser.add_argument(
+        "--base", help="folder or name of the base (else PREFIXWORKS_BASE, else packaged)"
+    )
+    parser.add_argument(
+        "--uri", help="MLflow store (else MLFLOW_TRACKING_URI, else runs/mlflow.db)"
+    )
+    parser.add_argument(
+        "--beam-size", type=int, default=BEAM_SIZE, help="beams (default %(default)s)"
+    )
     parser.add_argument("--output", type=Path, help="PNG file to draw the answer into")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser

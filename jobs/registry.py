@@ -1,12 +1,12 @@
 """`prefixworks registry`: register prompts, look at them, promote and fetch them.
 
-    prefixworks registry register runs/grounding --alias challenger
-    prefixworks registry list
-    prefixworks registry show grounding@champion
-    prefixworks registry promote grounding/3
-    prefixworks registry compare grounding@champion grounding/3
-    prefixworks registry download grounding@champion prompts/grounding
-    prefixworks registry sync runs/grounding
+prefixworks registry register runs/grounding --alias challenger
+prefixworks registry list
+prefixworks registry show grounding@champion
+prefixworks registry promote grounding/3
+prefixworks registry compare grounding@champion grounding/3
+prefixworks registry download grounding@champion prompts/grounding
+prefixworks registry sync runs/grounding
 """
 
 from __future__ import annotations
@@ -33,17 +33,23 @@ def build_parser() -> argparse.ArgumentParser:
         prog="prefixworks registry", description="Register prompts, look at them, promote them."
     )
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--uri", help="MLflow store (else MLFLOW_TRACKING_URI, else runs/mlflow.db)")
+    shared.add_argument(
+        "--uri", help="MLflow store (else MLFLOW_TRACKING_URI, else runs/mlflow.db)"
+    )
     shared.add_argument("--json", action="store_true", help="print JSON")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, help_text: str) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=help_text, description=help_text, parents=[shared])
 
-    register = add("register", "Register a run's best prompt, or a prompt folder, as a new version.")
+    register = add(
+        "register", "Register a run's best prompt, or a prompt folder, as a new version."
+    )
     register.add_argument("source", type=Path, help="run folder, or folder of a prompt artifact")
     register.add_argument("--name", help="registered name (default: the prompt's own)")
-    register.add_argument("--alias", action="append", default=[], help="alias to move to the version")
+    register.add_argument(
+        "--alias", action="append", default=[], help="alias to move to the version"
+    )
     listing = add("list", "List the registered versions.")
     listing.add_argument("name", nargs="?", help="only this prompt")
     show = add("show", "Show one version with its tags and its card.")
@@ -103,7 +109,9 @@ def _list(arguments: argparse.Namespace) -> None:
     rows += [_row(prompt) for prompt in prompts]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
 
 
 def _show(arguments: argparse.Namespace) -> None:

@@ -30,7 +30,7 @@ from model.tuning import TunedModel, build_tuned_model
 from pipeline.errors import RegistryError
 from pipeline.registry.card import render_card
 from pipeline.registry.record import PromptMeta, PromptRecord, TensorEntry
-from pipeline.registry.tuning_values import folded, from_values
+from pipeline.registry.tuning_values import from_values
 
 TENSORS_FILE = "prompt.safetensors"
 RECORD_FILE = "prompt.json"

@@ -172,7 +172,9 @@ def predict_frame(
     ]
     values = {
         "text": [answer.text for answer in answers],
-        "box": [None if answer.box is None else [float(c) for c in answer.box] for answer in answers],
+        "box": [
+            None if answer.box is None else [float(c) for c in answer.box] for answer in answers
+        ],
         "score": [float(answer.score) for answer in answers],
     }
     return pd.DataFrame(values, index=rows.index)

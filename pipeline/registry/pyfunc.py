@@ -1,7 +1,7 @@
 """The MLflow model of a registered prompt, logged as code: MLflow stores this file, not a pickle.
 
 MLflow runs the file by itself, so it stays thin and imports everything from the installed package.
-The prompt's folder is the model's artifact `prompt`; the base is found on the machine that predicts.
+The prompt folder is the model's artifact `prompt`; the base is found where the prediction runs.
 """
 
 from __future__ import annotations

@@ -247,7 +247,9 @@ def _record(fields: _Fields) -> PromptRecord:
         libraries=fields.texts("libraries"),
         licence=fields.get("licence", str),
     )
-    tensors = {name: _tensor_entry(fields.inner("tensors"), name) for name in fields.get("tensors", dict)}
+    tensors = {
+        name: _tensor_entry(fields.inner("tensors"), name) for name in fields.get("tensors", dict)
+    }
     return PromptRecord(meta=meta, tensors=tensors, digest=fields.get("digest", str))
 
 

@@ -199,7 +199,9 @@ class PromptRegistry:
         try:
             model = Path(mlflow.artifacts.download_artifacts(artifact_uri=prompt.uri))
         except (MlflowException, OSError) as error:
-            raise RegistryError(f"the files of {reference} cannot be fetched: {_line(error)}") from error
+            raise RegistryError(
+                f"the files of {reference} cannot be fetched: {_line(error)}"
+            ) from error
         found = sorted(model.glob("artifacts/*/prompt.json"))
         if not found:
             raise RegistryError(f"{reference} holds no prompt artifact")

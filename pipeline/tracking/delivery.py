@@ -11,7 +11,6 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
@@ -68,7 +67,9 @@ def find_experiment(client: MlflowClient, name: str, location: StoreLocation) ->
 class Delivery:
     """Sends the pending entries of one journal to the MLflow run that belongs to it."""
 
-    def __init__(self, journal: Journal, identity: RunIdentity, request_timeout_s: int = 10) -> None:
+    def __init__(
+        self, journal: Journal, identity: RunIdentity, request_timeout_s: int = 10
+    ) -> None:
         self.journal = journal
         self.identity = identity
         self._request_timeout_s = request_timeout_s
@@ -129,7 +130,9 @@ class Delivery:
     def _find_or_create(self, client: MlflowClient) -> str:
         identity = self.identity
         experiment = find_experiment(client, identity.experiment, identity.location)
-        known = client.search_runs([experiment], f"tags.`{RUN_KEY_TAG}` = '{identity.key}'", max_results=1)
+        known = client.search_runs(
+            [experiment], f"tags.`{RUN_KEY_TAG}` = '{identity.key}'", max_results=1
+        )
         if known:
             return str(known[0].info.run_id)
         tags = {RUN_KEY_TAG: identity.key}
@@ -165,7 +168,7 @@ def _send_metrics(client: MlflowClient, run_id: str, group: list[Entry]) -> None
 
 
 def _send_params(client: MlflowClient, run_id: str, values: dict[str, str]) -> None:
-    # MLflow's parameters never change. A resumed run may: the first value stays, the change is told.
+    # MLflow keeps the first value of a parameter; what a resumed run changed is told in a tag.
     known = client.get_run(run_id).data.params
     fresh = [Param(name, value) for name, value in values.items() if name not in known]
     for start in range(0, len(fresh), 100):
@@ -181,16 +184,30 @@ def _send_tags(client: MlflowClient, run_id: str, values: dict[str, str]) -> Non
 
 
 def _send_input(client: MlflowClient, run_id: str, entry: Entry) -> None:
+    # MLflow keeps 36 characters of a digest; the whole one is in the profile.
+    digest = entry["digest"].removeprefix("sha256:")[:36]
+    name, context = entry["name"], entry["context"]
+    # MLflow ties a data set to a run once, so its second role needs a name of its own.
+    if _has_other_role(client, run_id, name, digest, context):
+        name = f"{name} ({context})"
     dataset = Dataset(
-        name=entry["name"],
-        # MLflow keeps 36 characters; the whole digest is in the profile.
-        digest=entry["digest"].removeprefix("sha256:")[:36],
+        name=name,
+        digest=digest,
         source_type="prefixworks",
         source=entry["source"],
         profile=entry["profile"],
     )
-    context = InputTag("mlflow.data.context", entry["context"])
-    client.log_inputs(run_id, datasets=[DatasetInput(dataset, [context])])
+    tag = InputTag("mlflow.data.context", context)
+    client.log_inputs(run_id, datasets=[DatasetInput(dataset, [tag])])
+
+
+def _has_other_role(
+    client: MlflowClient, run_id: str, name: str, digest: str, context: str
+) -> bool:
+    for known in client.get_run(run_id).inputs.dataset_inputs:
+        if (known.dataset.name, known.dataset.digest) == (name, digest):
+            return all(tag.value != context for tag in known.tags)
+    return False
 
 
 def _send_artifact(client: MlflowClient, run_id: str, entry: Entry, run_dir: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which MLflow run belongs to a run folder; kept in the folder so that a resumed run continues it."""
+"""Which MLflow run belongs to a run folder; kept there so that a resumed run continues it."""
 
 from __future__ import annotations
 

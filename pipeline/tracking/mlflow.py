@@ -1,7 +1,7 @@
 """The training hook that records a run in MLflow.
 
-The hook writes journal entries and nothing else; a thread delivers them (pipeline.tracking.delivery).
-So a tracking server that is slow, down or refusing costs training one line in a file per entry.
+The hook writes journal entries and nothing else; a thread delivers them (see delivery.py). So a
+tracking server that is slow, down or refusing costs training one line in a file per entry.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class MlflowHook:
         if self._journal is None or self._courier is None:
             return
         best = {f"best/{name}": value for name, value in result.best_metrics.items()}
-        self._tell(_metrics(result.step, best | {"run/seconds": result.seconds}))
+        self._tell(_metrics(result.final_step, best | {"run/seconds": result.seconds}))
         tags = {
             "base.fingerprint.before": result.fingerprint_before,
             "base.fingerprint.after": result.fingerprint_after,
@@ -170,14 +170,20 @@ def _inputs(folders: Mapping[str, Sequence[str]]) -> list[Entry]:
 
 
 def _metrics(step: int, metrics: Mapping[str, float]) -> Entry:
-    values = {name: value if math.isfinite(value) else str(value) for name, value in metrics.items()}
+    values = {
+        name: value if math.isfinite(value) else str(value) for name, value in metrics.items()
+    }
     return {"kind": "metrics", "step": step, "time_ms": _now_ms(), "values": values}
 
 
 def _artifact(run_dir: Path, path: Path, to: str | None) -> Entry:
     full = path.resolve()
     inside = full.is_relative_to(run_dir)
-    return {"kind": "artifact", "path": str(full.relative_to(run_dir) if inside else full), "to": to}
+    return {
+        "kind": "artifact",
+        "path": str(full.relative_to(run_dir) if inside else full),
+        "to": to,
+    }
 
 
 def _now_ms() -> int:
