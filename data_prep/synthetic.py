@@ -1,7 +1,9 @@
-"""The embedded world: a data set in real formats that any machine can make for itself, byte for byte the same.
+"""The embedded world: a data set in real formats that any machine can make for itself, byte for
+byte the same.
 
-A world is a folder of JPEGs and annotation files. Every scene is a function of (seed, domain, split, index), so the work
-is dealt to processes freely; the folder appears under its name only when it is complete.
+A world is a folder of JPEGs and annotation files. Every scene is a function of (seed, domain,
+split, index), so the work is dealt to processes freely; the folder appears under its name only when
+it is complete.
 """
 
 import json
@@ -71,15 +73,18 @@ def write_world(
     Args:
         folder: where the world goes; it must not exist, or hold the world of the same parameters.
         domain: `upstream` or `downstream`.
-        scenes: number of scenes for each of `train`, `val`, `test`; a split that is left out is not written.
+        scenes: number of scenes for each of `train`, `val`, `test`; a split that is left out is not
+            written.
         seed: any integer.
-        processes: how many processes draw; the bytes do not depend on it. None takes the usable cores.
+        processes: how many processes draw; the bytes do not depend on it. None takes the usable
+            cores.
 
     Returns:
         True when the world was written, False when it was complete already.
 
     Raises:
-        DataError: the parameters are wrong, the folder holds something else, or it cannot be written.
+        DataError: the parameters are wrong, the folder holds something else, or it cannot be
+            written.
     """
     plan = plan_world(domain=domain, scenes=scenes, seed=seed)
     target = Path(folder).absolute()

@@ -1,7 +1,7 @@
 """Writes what is said about the scenes in the files of COCO, VQAv2, REFER and SNLI-VE.
 
-A scene becomes `SceneRows`, rows that are already JSON text: they cross process borders cheaply, and a file of a million
-answers is streamed, never held.
+A scene becomes `SceneRows`, rows that are already JSON text: they cross process borders cheaply,
+and a file of a million answers is streamed, never held.
 """
 
 import json
@@ -36,7 +36,10 @@ class SceneRows:
 
 
 def scene_rows(rng: random.Random, scene: Scene) -> SceneRows:
-    """Speaks about the scene and renders every row. Draws from `rng`, so the order of the calls is part of the format."""
+    """Speaks about the scene and renders every row.
+
+    The calls draw from one `rng`, so their order decides the texts.
+    """
     texts = captions(scene)
     asked = questions(rng, scene)
     refs = _refs(rng, scene)
@@ -258,8 +261,8 @@ class ReferWriter:
             }
         )
         with (self._folder / "refs(synth).p").open("wb") as file:
-            # Protocol 2, as REFER's own files; the memo is off because it depends on which strings happen to be one
-            # object, and the bytes must not.
+            # Protocol 2, as REFER's own files; the memo is off because it depends on which strings
+            # happen to be one object, and the bytes must not.
             pickler = pickle.Pickler(file, protocol=2)
             pickler.fast = True
             pickler.dump(self._refs)

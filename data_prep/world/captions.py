@@ -8,7 +8,8 @@ from data_prep.world.vocabulary import NUMBER_WORDS
 def captions(scene: Scene) -> list[str]:
     """Three references of different phrasing; the first is the plain list.
 
-    `upstream` reads from left to right, `downstream` from right to left and in other words for the sizes.
+    `upstream` reads from left to right, `downstream` from right to left and in other words for the
+    sizes.
     """
     return _upstream(scene) if scene.domain == "upstream" else _downstream(scene)
 

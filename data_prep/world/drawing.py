@@ -45,7 +45,7 @@ def _mixture(ground: Background, width: int, height: int) -> NDArray[np.float32]
         coarse = rng.random((height // 6 + 1, width // 6 + 1), dtype=np.float32)
         smooth = Image.fromarray(coarse).resize((width, height), Image.Resampling.BILINEAR)
         fine = rng.random((height, width), dtype=np.float32)
-        return 0.7 * np.asarray(smooth, dtype=np.float32) + 0.3 * fine
+        return np.float32(0.7) * np.asarray(smooth, dtype=np.float32) + np.float32(0.3) * fine
     rows = np.arange(height, dtype=np.float32)[:, None] * np.float32(math.sin(ground.angle))
     columns = np.arange(width, dtype=np.float32)[None, :] * np.float32(math.cos(ground.angle))
     along = rows + columns

@@ -1,7 +1,7 @@
 """Referring expressions that pick out exactly one thing of their scene.
 
-`upstream` mostly names attributes, and where it uses a relation it says the target first. `downstream` asks through
-relations, says the landmark first, and puts attributes behind the noun.
+`upstream` mostly names attributes, and where it uses a relation it says the target first.
+`downstream` asks through relations, says the landmark first, and puts attributes behind the noun.
 """
 
 import random
@@ -77,7 +77,7 @@ _FURTHEST: dict[Relation, str] = {
 
 
 def expressions(rng: random.Random, scene: Scene, count: int = 2) -> list[Expression]:
-    """Up to `count` expressions with different targets; fewer where too little in the scene can be told apart."""
+    """Up to `count` expressions with different targets; fewer where they would be unclear."""
     makers, weights = _MAKERS[scene.domain]
     found: list[Expression] = []
     for _ in range(6 * count):
@@ -163,7 +163,7 @@ def _by_relation(
 
 
 _MAKERS: dict[str, tuple[tuple[Maker, ...], tuple[float, ...]]] = {
-    "upstream": ((_by_attributes, _target_first, _superlative), (0.7, 0.18, 0.12)),
+    "upstream": ((_by_attributes, _target_first, _superlative), (0.62, 0.24, 0.14)),
     "downstream": (
         (_landmark_first, _to_the_side, _furthest, _attributes_behind),
         (0.45, 0.15, 0.2, 0.2),

@@ -1,4 +1,4 @@
-"""Hypotheses for visual entailment: true of the picture, false of it, or about what no picture of shapes can tell."""
+"""Hypotheses for visual entailment: true, false, or about what no picture of shapes can tell."""
 
 import random
 from collections.abc import Callable
@@ -55,8 +55,16 @@ _SIDES: dict[str, dict[Relation, tuple[str, ...]]] = {
     "upstream": {
         "left": ("the {a} is left of the {b}", "the {a} is on the left side of the {b}"),
         "right": ("the {a} is right of the {b}", "the {a} is on the right side of the {b}"),
-        "above": ("the {a} is above the {b}", "the {a} is higher than the {b}"),
-        "below": ("the {a} is below the {b}", "the {a} is lower than the {b}"),
+        "above": (
+            "the {a} is above the {b}",
+            "the {a} is higher than the {b}",
+            "the {b} has the {a} above it",
+        ),
+        "below": (
+            "the {a} is below the {b}",
+            "the {a} is lower than the {b}",
+            "the {b} has the {a} below it",
+        ),
     },
     "downstream": {
         "left": ("to the left of the {b} is the {a}", "left of the {b}, the {a} can be seen"),
@@ -123,7 +131,8 @@ def _number(rng: random.Random, scene: Scene, truth: bool) -> str | None:
         number = rng.choice([n for n in range(1, 6) if n != number])
     word = NUMBER_WORDS[number]
     if scene.domain == "downstream":
-        return f"of {phrase.plural()} there are {word}"
+        what = phrase.words(noun="shape") if number == 1 else phrase.plural()
+        return f"{word} {what} can be seen in the picture"
     if number == 1:
         return f"there is only one {phrase.words(noun='shape')}"
     return rng.choice(

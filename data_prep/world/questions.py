@@ -1,7 +1,8 @@
 """Questions with ten annotators' answers, as VQAv2 has them.
 
-The domains ask the same things in other words and expect other conventions in the answer: `upstream` counts in digits and
-says `big`, `left`; `downstream` counts in words and says `large`, `to the left`.
+The domains ask the same things in other words and expect other conventions in the answer:
+`upstream` counts in digits and says `big`, `left`; `downstream` counts in words and says `large`,
+`to the left`.
 """
 
 import random
@@ -59,7 +60,7 @@ def questions(rng: random.Random, scene: Scene, count: int = 3) -> list[Question
 
 
 def annotators_answers(rng: random.Random, question: Question) -> list[tuple[str, str]]:
-    """Ten (answer, confidence) pairs: a small share of annotators says something else, and is less sure of it."""
+    """Ten (answer, confidence) pairs; a small share of annotators errs and is less sure of it."""
     answers = []
     for _ in range(ANNOTATORS):
         if rng.random() < DISSENT_RATE:
@@ -114,7 +115,9 @@ def _shape(rng: random.Random, scene: Scene) -> Question | None:
         return None
     what = rng.choice(phrases).words()
     if _upstream(scene):
-        start, end = rng.choice((("what shape is", ""), ("what shape does", " have")))
+        start, end = rng.choice(
+            (("what shape is", ""), ("which shape is", ""), ("what shape does", " have"))
+        )
     else:
         start, end = "which shape does", " have"
     return Question(
@@ -155,7 +158,8 @@ def _count(rng: random.Random, scene: Scene) -> Question | None:
     # A full description nearly always counts to one, which would teach to answer without looking.
     if phrase == full_phrase(thing):
         phrase = Phrase(shape=thing.shape)
-    if rng.random() < 0.1:
+    # Nobody counts to "zero" in words: downstream asks for the number of what is there.
+    if _upstream(scene) and rng.random() < 0.1:
         absent = absent_phrase(rng, scene)
         phrase = absent or phrase
     number = len(phrase.found_in(scene))
@@ -267,7 +271,7 @@ def _related(rng: random.Random, scene: Scene) -> Question | None:
 def _two_phrases(
     rng: random.Random, scene: Scene, relations: tuple[Relation, ...]
 ) -> tuple[str, str, Relation] | None:
-    """Two things by unique phrases, and which of the two opposite relations the first has to the second."""
+    """Two things by unique phrases, and which of two relations the first has to the other."""
     first, second = rng.sample(scene.things, 2)
     what, landmark = pick_unique(rng, scene, first), pick_unique(rng, scene, second)
     if what is None or landmark is None:

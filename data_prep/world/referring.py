@@ -1,4 +1,4 @@
-"""What a phrase picks out of a scene: the judge that keeps every expression, question and answer unambiguous."""
+"""What a phrase picks out of a scene: the judge that keeps phrases and questions unambiguous."""
 
 import itertools
 import random
@@ -13,6 +13,8 @@ Relation = Literal["left", "right", "above", "below"]
 RELATIONS: tuple[Relation, ...] = get_args(Relation)
 HORIZONTAL: tuple[Relation, ...] = ("left", "right")
 VERTICAL: tuple[Relation, ...] = ("above", "below")
+# People mention a landmark even where the rest of the phrase would do.
+NEEDED_SHARE = 0.4
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Phrase:
         return [thing for thing in scene.things if self.fits(thing)]
 
     def words(self, *, noun: str = "thing", synonyms: bool = False) -> str:
-        """The phrase without article, such as `small red circle`; `noun` stands in for an open shape."""
+        """The phrase without article, as `small red circle`; `noun` stands in for an open shape."""
         size = SIZE_SYNONYM[self.size] if synonyms and self.size else self.size
         return " ".join(word for word in (size, self.colour, self.shape or noun) if word)
 
@@ -62,7 +64,7 @@ def partial_phrases(thing: Thing) -> Iterator[Phrase]:
 
 
 def unique_phrases(scene: Scene, thing: Thing) -> list[Phrase]:
-    """Phrases that fit this thing and no other in the scene, shorter ones first; empty for a twin."""
+    """Phrases that fit this thing and no other in the scene, shorter first; empty for a twin."""
     return [phrase for phrase in partial_phrases(thing) if len(phrase.found_in(scene)) == 1]
 
 
@@ -85,7 +87,7 @@ def holds(relation: Relation, thing: Thing, landmark: Thing) -> bool:
 
 
 def clearly_holds(relation: Relation, thing: Thing, landmark: Thing) -> bool:
-    """Whether the whole box lies on that side of the landmark's box: what people would say unprompted."""
+    """Whether the whole box lies on that side of the landmark's box, as people mean it."""
     a, b = thing.box, landmark.box
     if relation == "left":
         return a[2] <= b[0]
@@ -96,7 +98,7 @@ def clearly_holds(relation: Relation, thing: Thing, landmark: Thing) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class RelationalReference:
-    """`target` described by `phrase` and by where it lies, seen from a landmark with a phrase of its own."""
+    """`target` described by `phrase` and by where it lies, seen from a landmark."""
 
     target: Thing
     phrase: Phrase
@@ -107,10 +109,11 @@ class RelationalReference:
 def relational_references(
     rng: random.Random, scene: Scene, *, relations: tuple[Relation, ...] = RELATIONS
 ) -> list[RelationalReference]:
-    """References that pick out exactly one thing: for each pair of things, by each relation that clearly holds.
+    """References that pick out exactly one thing: for each pair of things, by each relation that
+    clearly holds.
 
-    The target's phrase is drawn from those that need the relation or do without it in equal shares; where only the
-    relation decides, no other thing that the phrase fits may lie on that side of the landmark at all.
+    The relation is needed to find the target in `NEEDED_SHARE` of the cases where it can be; then
+    no other thing that the phrase fits may lie on that side of the landmark at all.
     """
     found = []
     for target, landmark in itertools.permutations(scene.things, 2):
@@ -143,8 +146,9 @@ def _target_phrase(
     ]
     needing = [phrase for phrase in decided if len(phrase.found_in(scene)) > 1]
     free = [phrase for phrase in decided if len(phrase.found_in(scene)) == 1]
-    pools = [pool for pool in (needing, free) if pool]
-    return rng.choice(rng.choice(pools)) if pools else None
+    if needing and (not free or rng.random() < NEEDED_SHARE):
+        return rng.choice(needing)
+    return rng.choice(free) if free else None
 
 
 def extreme(scene: Scene, phrase: Phrase, relation: Relation) -> Thing:
@@ -157,7 +161,7 @@ def extreme(scene: Scene, phrase: Phrase, relation: Relation) -> Thing:
 
 
 def absent_phrase(rng: random.Random, scene: Scene) -> Phrase | None:
-    """A phrase that nothing in the scene fits but that resembles something in it, within the domain's pairs."""
+    """A phrase of the domain that nothing in the scene fits but that resembles something in it."""
     for _ in range(20):
         model = rng.choice(scene.things)
         colour, shape = rng.choice(

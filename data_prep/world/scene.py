@@ -1,4 +1,5 @@
-"""Scenes: two to five shapes, far enough apart that every spatial statement about them is true or false, never unsure.
+"""Scenes: two to five shapes, far enough apart that every spatial statement about them is true or
+false, never unsure.
 
 A scene is a function of (seed, domain, split, index), so any process can make any scene.
 """
@@ -11,10 +12,11 @@ from data_prep.world.vocabulary import COLOURS, PAIRS, SIZES, Domain, Pair, Spli
 
 MIN_SIDE, MAX_SIDE = 96, 160
 MAX_OBJECTS = 5
-# Diameters as shares of the geometric mean of the image's sides: the gap between the classes keeps "small" and "big"
-# apart even where the image is later squeezed to a square.
+# Diameters as shares of the geometric mean of the image's sides: the gap between the classes keeps
+# "small" and "big" apart even where the image is later squeezed to a square.
 SIZE_SHARES: dict[str, tuple[float, float]] = {"small": (0.145, 0.18), "big": (0.27, 0.33)}
-# Centres differ by at least this share of the side in both directions, so left/right and above/below are decided.
+# Centres differ by at least this share of the side in both directions, so left/right and
+# above/below are decided.
 MIN_CENTRE_GAP = 0.06
 MIN_BOX_GAP = 0.02
 BACKGROUNDS: tuple[str, ...] = ("plain", "gradient", "noise", "stripes")
@@ -29,7 +31,7 @@ Outline = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Thing:
-    """One shape: its attributes, its outline (None for a circle) and its tight box, in pixels of the image."""
+    """One shape: attributes, outline (None for a circle) and tight box, in pixels of the image."""
 
     size: str
     colour: str
@@ -46,7 +48,7 @@ class Thing:
 
     @property
     def kind(self) -> str:
-        """The full description, which is also the detection category, such as `small red circle`."""
+        """The full description, which is also the detection category, as `small red circle`."""
         return f"{self.size} {self.colour} {self.shape}"
 
 
@@ -79,7 +81,10 @@ class Scene:
 
 
 def scene_random(seed: int, domain: Domain, split: Split, index: int) -> random.Random:
-    """The random stream of one scene. Strings seed Python's generator through SHA-512: the same on every machine."""
+    """The random stream of one scene.
+
+    Strings seed Python's generator through SHA-512, so it is the same on every machine.
+    """
     return random.Random(f"prefixworks-world/{seed}/{domain}/{split}/{index}")
 
 
@@ -208,7 +213,8 @@ def _ring(corners: int, radii: tuple[float, ...], tilt: float) -> Outline:
 
 
 def _moved(thing: Thing, dx: float, dy: float) -> Thing:
-    # Rounded to hundredths of a pixel here, so that the drawing, the boxes and the JSON files agree.
+    # Rounded to hundredths of a pixel here, so that the drawing, the boxes and the JSON files
+    # agree.
     x0, y0, x1, y1 = thing.box
     outline = thing.outline
     return Thing(

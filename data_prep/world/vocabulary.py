@@ -1,7 +1,8 @@
-"""What the world is made of: colours, shapes, sizes, and which of their pairs belong to which domain.
+"""What the world is made of: colours, shapes, sizes, and which of their pairs belong to which
+domain.
 
-Every colour and every shape occurs in both domains, but no (colour, shape) pair does: a model that was pretrained on
-`upstream` has seen each attribute of `downstream`, never the combination.
+Every colour and every shape occurs in both domains, but no (colour, shape) pair does: a model that
+was pretrained on `upstream` has seen each attribute of `downstream`, never the combination.
 """
 
 from typing import Literal, get_args
@@ -49,7 +50,8 @@ PAIRS: dict[Domain, tuple[Pair, ...]] = {
     "downstream": DOWNSTREAM_PAIRS,
 }
 
-# The same sizes and numbers in other words: upstream answers with the first, downstream with the second.
+# The same sizes and numbers in other words: upstream answers with the first, downstream with the
+# second.
 SIZE_SYNONYM: dict[str, str] = {"small": "little", "big": "large"}
 NUMBER_WORDS: tuple[str, ...] = ("no", "one", "two", "three", "four", "five")
 
