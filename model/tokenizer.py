@@ -205,7 +205,7 @@ def train_tokenizer(
     if text_count < len(alphabet):
         raise ValueError(f"text_count {text_count} is below {len(alphabet)}, the bytes")
     bpe = _byte_level({}, [])
-    trainer = trainers.BpeTrainer(  # type: ignore[call-arg]
+    trainer = trainers.BpeTrainer(
         vocab_size=text_count,
         initial_alphabet=alphabet,
         special_tokens=[],

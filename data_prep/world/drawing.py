@@ -51,7 +51,7 @@ def _mixture(ground: Background, width: int, height: int) -> NDArray[np.float32]
     along = rows + columns
     along -= along.min()
     if ground.style == "gradient":
-        return along / max(1.0, float(along.max()))
+        return (along / max(1.0, float(along.max()))).astype(np.float32)
     period = 10 + ground.seed % 16
     # Half strength: stripes as bright as the shapes would themselves look like shapes.
     return (np.floor(along / period) % 2 * 0.5).astype(np.float32)
