@@ -1,0 +1,1 @@
+"""Training, evaluation, tracking and registry: from prepared shards to a registered prompt."""
