@@ -17,44 +17,51 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from model.errors import CheckpointError
-from model.ofa.config import VocabLayout
+from model.ofa.config import OFA_VOCAB, VocabLayout
 
 TOKENIZER_FORMAT = "prefixworks.tokenizer/1"
 _SYMBOL = re.compile(r"<mask>|<(code|bin)_(0|[1-9][0-9]*)>")
 _SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
+_FILLER = "madeupword"
 
 
 class OFATokenizer:
     """Byte-level BPE whose tokens have the ids of a layout, plus the layout's symbols."""
 
-    def __init__(self, bpe: Tokenizer, text_order: Sequence[int], layout: VocabLayout) -> None:
-        """Joins a BPE and a layout.
+    def __init__(
+        self,
+        tokens: Sequence[str | None],
+        merges: Sequence[tuple[str, str]],
+        layout: VocabLayout,
+    ) -> None:
+        """Builds the BPE.
 
         Args:
-            bpe: byte-level BPE without special tokens.
-            text_order: for each text id, from `text_first` on, the id that `bpe` gives the token;
-                -1 for an id that no text gives.
-            layout: where the kinds of tokens sit; `text_count` must be the length of `text_order`.
+            tokens: the text tokens in the order of their ids, in GPT-2's spelling of bytes; None
+                for an id that no text gives. All 256 bytes must be among them.
+            merges: pairs of tokens, the earliest learned first.
+            layout: where the kinds of tokens sit; `text_count` is the number of tokens.
 
         Raises:
-            CheckpointError: the order does not fit the layout or the BPE.
+            CheckpointError: tokens, merges and layout do not fit together.
         """
-        if len(text_order) != layout.text_count:
+        if len(tokens) != layout.text_count:
             raise CheckpointError(
-                f"tokenizer has {len(text_order)} text tokens, its layout {layout.text_count}"
+                f"tokenizer has {len(tokens)} text tokens, its layout {layout.text_count}"
             )
+        vocabulary = {token: place for place, token in enumerate(tokens) if token is not None}
+        if len(vocabulary) != sum(1 for token in tokens if token is not None):
+            raise CheckpointError("tokenizer has a text token twice")
+        missing = set(pre_tokenizers.ByteLevel.alphabet()) - set(vocabulary)
+        if missing:
+            raise CheckpointError(f"tokenizer lacks {len(missing)} of the 256 bytes")
+        for left, right in merges:
+            if not {left, right, left + right} <= vocabulary.keys():
+                raise CheckpointError(f"tokenizer merges {left!r} and {right!r}, unknown tokens")
         self.layout = layout
-        self._bpe = bpe
-        self._text_order = tuple(text_order)
-        self._id_of = {
-            bpe_id: layout.text_first + place
-            for place, bpe_id in enumerate(text_order)
-            if bpe_id >= 0
-        }
-        if len(self._id_of) != sum(1 for bpe_id in text_order if bpe_id >= 0):
-            raise CheckpointError("tokenizer names one text token twice")
-        if any(bpe.id_to_token(bpe_id) is None for bpe_id in self._id_of):
-            raise CheckpointError("tokenizer orders text tokens that its BPE does not have")
+        self._tokens = tuple(tokens)
+        self._merges = tuple(merges)
+        self._bpe = _byte_level(vocabulary, list(merges))
 
     @classmethod
     def from_file(cls, path: str | Path) -> OFATokenizer:
@@ -63,18 +70,13 @@ class OFATokenizer:
         Raises:
             CheckpointError: the file is missing, not JSON, or of another format.
         """
-        try:
-            content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise CheckpointError(f"cannot read tokenizer {path}: {error.strerror}") from error
-        except ValueError as error:
-            raise CheckpointError(f"tokenizer {path} is not JSON: {error}") from error
-        if not isinstance(content, dict) or content.get("format") != TOKENIZER_FORMAT:
+        content = _read_json(Path(path))
+        if content.get("format") != TOKENIZER_FORMAT:
             raise CheckpointError(f"tokenizer {path} is not of format {TOKENIZER_FORMAT}")
         try:
             return cls(
-                _byte_level(content["vocabulary"], [tuple(m) for m in content["merges"]]),
-                content["text_order"],
+                content["tokens"],
+                [(left, right) for left, right in content["merges"]],
                 VocabLayout(**content["layout"]),
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -90,7 +92,7 @@ class OFATokenizer:
         return "sha256:" + hashlib.sha256(self._to_text().encode()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, without bos and eos. What the vocabulary lacks becomes unk."""
+        """Ids of a text, without bos and eos."""
         ids: list[int] = []
         position = 0
         for match in _SYMBOL.finditer(text):
@@ -117,7 +119,7 @@ class OFATokenizer:
             if token < self.layout.text_first:
                 continue
             if token < self.layout.mask:
-                run.append(self._text_order[token - self.layout.text_first])
+                run.append(token - self.layout.text_first)
                 continue
             parts.append(self._decode_plain(run))
             parts.append(("" if not any(parts) else " ") + self._symbol(token))
@@ -161,16 +163,13 @@ class OFATokenizer:
     def _encode_plain(self, text: str) -> list[int]:
         if not text:
             return []
-        unknown = self.layout.unk
-        return [self._id_of.get(bpe_id, unknown) for bpe_id in self._bpe.encode(text).ids]
+        return [self.layout.text_first + place for place in self._bpe.encode(text).ids]
 
-    def _decode_plain(self, bpe_ids: list[int]) -> str:
-        known = [bpe_id for bpe_id in bpe_ids if bpe_id >= 0]
+    def _decode_plain(self, places: list[int]) -> str:
+        known = [place for place in places if self._tokens[place] is not None]
         return str(self._bpe.decode(known, skip_special_tokens=False)) if known else ""
 
     def _to_text(self) -> str:
-        model = json.loads(self._bpe.to_str())["model"]
-        vocabulary = sorted(model["vocab"].items(), key=lambda item: item[1])
         content = {
             "format": TOKENIZER_FORMAT,
             "layout": {
@@ -178,11 +177,10 @@ class OFATokenizer:
                 "code_count": self.layout.code_count,
                 "bin_count": self.layout.bin_count,
             },
-            "vocabulary": dict(vocabulary),
-            "merges": model["merges"],
-            "text_order": list(self._text_order),
+            "tokens": self._tokens,
+            "merges": self._merges,
         }
-        return json.dumps(content, ensure_ascii=True, indent=None, separators=(",", ":")) + "\n"
+        return json.dumps(content, separators=(",", ":")) + "\n"
 
 
 def train_tokenizer(
@@ -213,9 +211,91 @@ def train_tokenizer(
         min_frequency=2,
     )
     bpe.train_from_iterator((_SYMBOL.sub("", text) for text in texts), trainer)
-    learned = bpe.get_vocab_size()
-    layout = VocabLayout(text_count=learned, code_count=code_count, bin_count=bin_count)
-    return OFATokenizer(bpe, range(learned), layout)
+    learned = json.loads(bpe.to_str())["model"]
+    tokens = sorted(learned["vocab"], key=learned["vocab"].__getitem__)
+    return OFATokenizer(
+        tokens,
+        [(left, right) for left, right in learned["merges"]],
+        VocabLayout(text_count=len(tokens), code_count=code_count, bin_count=bin_count),
+    )
+
+
+def load_fairseq_tokenizer(folder: str | Path) -> OFATokenizer:
+    """Reads the published vocabulary: `dict.txt`, `encoder.json` and `vocab.bpe` in one folder.
+
+    A line of `dict.txt` names a token by its number in `encoder.json`; the number of the line
+    decides the id. The rows `madeupword...` that fill the table up stand for no text.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or they do not belong together.
+    """
+    folder = Path(folder)
+    spelling = {str(number): token for token, number in _read_json(folder / "encoder.json").items()}
+    tokens: list[str | None] = []
+    for line in _read_text(folder / "dict.txt").splitlines():
+        symbol = line.split(" ")[0]
+        if symbol not in spelling and not symbol.startswith(_FILLER):
+            raise CheckpointError(f"{folder / 'dict.txt'}: encoder.json has no token {symbol!r}")
+        tokens.append(spelling.get(symbol))
+    return _published(tokens, folder / "vocab.bpe")
+
+
+def load_huggingface_tokenizer(folder: str | Path) -> OFATokenizer:
+    """Reads the Hugging Face layout: `vocab.json` and `merges.txt` in one folder.
+
+    There `vocab.json` holds specials, text and `<mask>` under their final ids; codes and bins are
+    added by the code that loads it, in the same order as everywhere.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or they do not belong together.
+    """
+    folder = Path(folder)
+    ids = _read_json(folder / "vocab.json")
+    expected = {token: number for number, token in enumerate(_SPECIALS)}
+    if any(ids.get(token) != number for token, number in expected.items()) or "<mask>" not in ids:
+        raise CheckpointError(f"{folder / 'vocab.json'} does not begin with OFA's special tokens")
+    tokens: list[str | None] = [None] * (ids["<mask>"] - len(_SPECIALS))
+    for token, number in ids.items():
+        if token in expected or token == "<mask>" or token.startswith(_FILLER):
+            continue
+        if not 0 <= number - len(_SPECIALS) < len(tokens):
+            raise CheckpointError(f"{folder / 'vocab.json'}: {token!r} has the odd id {number}")
+        tokens[number - len(_SPECIALS)] = token
+    return _published(tokens, folder / "merges.txt")
+
+
+def _published(tokens: list[str | None], merges_file: Path) -> OFATokenizer:
+    merges = []
+    for line in _read_text(merges_file).splitlines():
+        if line.startswith("#version") or not line:
+            continue
+        parts = line.split(" ")
+        if len(parts) != 2:
+            raise CheckpointError(f"{merges_file}: {line!r} is not a pair of tokens")
+        merges.append((parts[0], parts[1]))
+    layout = VocabLayout(
+        text_count=len(tokens), code_count=OFA_VOCAB.code_count, bin_count=OFA_VOCAB.bin_count
+    )
+    return OFATokenizer(tokens, merges, layout)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path} is not UTF-8 text") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(_read_text(path))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is not a JSON object")
+    return content
 
 
 def _byte_level(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> Tokenizer:

@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 
 from model.errors import CheckpointError
 from model.ofa.config import VocabLayout
-from model.tokenizer import OFATokenizer, train_tokenizer
+from model.tokenizer import (
+    OFATokenizer,
+    load_fairseq_tokenizer,
+    load_huggingface_tokenizer,
+    train_tokenizer,
+)
 
 TEXTS = [
     " a small red circle and a big blue square",
@@ -101,6 +106,55 @@ def test_training_is_reproducible() -> None:
     assert make_tokenizer(300).digest != TOKENIZER.digest
 
 
+def write_published(folder: Path) -> tuple[Path, Path]:
+    """The test's tokenizer in both published layouts, numbered as those are."""
+    TOKENIZER.save(folder / "own.json")
+    content = json.loads((folder / "own.json").read_text())
+    fairseq, huggingface = folder / "fairseq", folder / "huggingface"
+    fairseq.mkdir()
+    huggingface.mkdir()
+    merges = "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in content["merges"])
+    # GPT-2 numbers its tokens in an order of its own; here: backwards.
+    numbers = {token: n for n, token in enumerate(reversed(content["tokens"]))}
+    (fairseq / "encoder.json").write_text(json.dumps(numbers))
+    rows = [f"{numbers[token]} 1" for token in content["tokens"]] + ["madeupword0000 0"]
+    (fairseq / "dict.txt").write_text("\n".join(rows) + "\n")
+    (fairseq / "vocab.bpe").write_text(merges)
+    order = ["<s>", "<pad>", "</s>", "<unk>", *content["tokens"], "madeupword0000", "<mask>"]
+    ids = {token: n for n, token in enumerate(order)}
+    (huggingface / "vocab.json").write_text(json.dumps(ids))
+    (huggingface / "merges.txt").write_text(merges)
+    return fairseq, huggingface
+
+
+def test_both_published_layouts_give_the_same_tokenizer(tmp_path: Path) -> None:
+    fairseq, huggingface = write_published(tmp_path)
+    loaded = load_fairseq_tokenizer(fairseq)
+    assert loaded.layout.text_count == TOKENIZER.layout.text_count + 1
+    assert (loaded.layout.code_count, loaded.layout.bin_count) == (8192, 1000)
+    assert load_huggingface_tokenizer(huggingface).digest == loaded.digest
+    for text in TEXTS:
+        assert loaded.encode(text) == TOKENIZER.encode(text)
+    filler = loaded.layout.mask - 1
+    assert loaded.decode([*loaded.encode(" red"), filler]) == " red"
+
+
+def test_published_layouts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    fairseq, huggingface = write_published(tmp_path)
+    (fairseq / "vocab.bpe").write_text("a b c\n")
+    with pytest.raises(CheckpointError, match="not a pair"):
+        load_fairseq_tokenizer(fairseq)
+    (fairseq / "dict.txt").write_text("99999 1\n")
+    with pytest.raises(CheckpointError, match="no token '99999'"):
+        load_fairseq_tokenizer(fairseq)
+    (huggingface / "vocab.json").write_text('{"<s>": 0, "<pad>": 2}')
+    with pytest.raises(CheckpointError, match="special tokens"):
+        load_huggingface_tokenizer(huggingface)
+    (huggingface / "vocab.json").unlink()
+    with pytest.raises(CheckpointError, match=r"cannot read .*vocab\.json"):
+        load_huggingface_tokenizer(huggingface)
+
+
 def test_too_small_a_vocabulary_is_refused() -> None:
     with pytest.raises(ValueError, match="below 256"):
         make_tokenizer(255)
@@ -116,8 +170,9 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
         ("cut", path.read_text()[:100], "not JSON"),
         ("other", json.dumps({"version": "1.0"}), "not of format"),
         ("lacking", json.dumps({**content, "merges": None}), "damaged"),
-        ("short", json.dumps({**content, "text_order": [0, 1]}), "2 text tokens"),
-        ("twice", json.dumps({**content, "text_order": [0] * len(content["text_order"])}), "twice"),
+        ("short", json.dumps({**content, "tokens": ["a", "b"]}), "2 text tokens"),
+        ("twice", json.dumps({**content, "tokens": ["a"] * len(content["tokens"])}), "twice"),
+        ("alien", json.dumps({**content, "merges": [["a", "zzz"]]}), "unknown tokens"),
     ):
         file = tmp_path / f"{name}.json"
         file.write_text(damaged)
