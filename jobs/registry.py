@@ -105,7 +105,7 @@ def _list(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps([_plain(prompt) for prompt in prompts], indent=2))
         return
-    rows = [("NAME", "VERSION", "ALIASES", "TASK", "BASE", "METRIC")]
+    rows: list[tuple[str, ...]] = [("NAME", "VERSION", "ALIASES", "TASK", "BASE", "METRIC")]
     rows += [_row(prompt) for prompt in prompts]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:

@@ -6,16 +6,15 @@ hypothesis, so a registered prompt answers exactly as it was scored.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from model.generation import generate
 from PIL import Image
 
 from data_prep.instructions import source_text
-from model.generation import generate
 from model.images import to_pixels
 from model.tuning import TunedModel
 from pipeline.errors import RegistryError
@@ -42,7 +41,7 @@ class Predictor:
     def __init__(self, model: TunedModel, base: LoadedBase, record: PromptRecord) -> None:
         self.record = record
         self._model = model
-        self._base = base
+        self.base = base
 
     @classmethod
     def from_folder(cls, folder: str | Path, base: str | None = None) -> Predictor:
@@ -108,8 +107,8 @@ class Predictor:
             instruction = source_text(task, text)
         except ValueError as error:
             raise RegistryError(str(error)) from error
-        layout = self._base.tokenizer.layout
-        ids = self._base.tokenizer.encode(instruction)
+        layout = self.base.tokenizer.layout
+        ids = self.base.tokenizer.encode(instruction)
         return torch.tensor([[layout.bos, *ids[: self._max_source_length() - 2], layout.eos]])
 
     def _max_source_length(self) -> int:
@@ -121,7 +120,7 @@ class Predictor:
         self, name: str, picture: Image.Image, source_ids_BS: torch.Tensor, beam_size: int
     ) -> Prediction:
         task = get_task(name)
-        config, tokenizer = self._base.model.config, self._base.tokenizer
+        config, tokenizer = self.base.model.config, self.base.tokenizer
         size = self.record.meta.image_size
         best = generate(
             self._model.base,
@@ -141,7 +140,7 @@ def open_reference(reference: str, store_uri: str | None = None) -> Path:
         reference: Path of an artifact folder, `name@alias`, `name/version`, also behind `models:/`.
         store_uri: MLflow store; None for MLFLOW_TRACKING_URI, else runs/mlflow.db.
     """
-    if os.path.isdir(reference):
+    if Path(reference).is_dir():
         return Path(reference)
     from pipeline.registry.store import PromptRegistry  # MLflow imports slowly
 

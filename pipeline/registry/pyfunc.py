@@ -10,12 +10,12 @@ from typing import Any
 
 import pandas as pd
 from mlflow.models import set_model
-from mlflow.pyfunc import PythonModel, PythonModelContext
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from pipeline.registry.predictor import Predictor, predict_frame
 
 
-class PromptModel(PythonModel):  # type: ignore[misc]
+class PromptModel(PythonModel):
     """Predicts text, box and score for images and texts with one prompt."""
 
     def load_context(self, context: PythonModelContext) -> None:

@@ -204,7 +204,8 @@ def _send_input(client: MlflowClient, run_id: str, entry: Entry) -> None:
 def _has_other_role(
     client: MlflowClient, run_id: str, name: str, digest: str, context: str
 ) -> bool:
-    for known in client.get_run(run_id).inputs.dataset_inputs:
+    inputs = client.get_run(run_id).inputs
+    for known in inputs.dataset_inputs if inputs else ():
         if (known.dataset.name, known.dataset.digest) == (name, digest):
             return all(tag.value != context for tag in known.tags)
     return False

@@ -17,15 +17,15 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
+from pipeline.config import RunConfig
+from pipeline.training.config import DataConfig
+from pipeline.training.trainer import TrainingResult
 
 from data_prep.schema import Manifest, ShardInfo
-from pipeline.config import RunConfig
 from pipeline.tracking.config import TrackingConfig
 from pipeline.tracking.identity import read_identity
 from pipeline.tracking.journal import Journal
 from pipeline.tracking.mlflow import MlflowHook, record_evaluation, sync_run
-from pipeline.training.config import DataConfig
-from pipeline.training.trainer import TrainingResult
 
 SHA = "0" * 64
 
@@ -88,7 +88,8 @@ def record_run(config: RunConfig, steps: range, *, end: bool = True) -> Path:
 
 def client_and_run(run_dir: Path) -> tuple[MlflowClient, str]:
     identity = read_identity(run_dir)
-    assert identity is not None and identity.run_id is not None
+    assert identity is not None
+    assert identity.run_id is not None
     return MlflowClient(tracking_uri=identity.location.uri), identity.run_id
 
 
