@@ -13,7 +13,7 @@ EXIT_INTERRUPTED = 75
 
 
 class ConfigError(Exception):
-    """A configuration that cannot work: one line with the dotted path, the value, what is allowed."""
+    """A configuration that cannot work: one line with the path, the value and what is allowed."""
 
 
 class TrainingError(Exception):

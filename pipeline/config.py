@@ -1,0 +1,78 @@
+"""RunConfig: the one typed tree of a training run.
+
+Its sections live beside the code that they configure and are only composed here. Reading and
+writing are in config_reader, which commands without a RunConfig import directly, because the
+sections below bring torch with them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from model.tuning.config import TuningConfig
+from pipeline.config_reader import load, parse, save, to_yaml
+from pipeline.errors import ConfigError
+from pipeline.evaluation.config import EvaluationConfig
+from pipeline.tracking.config import DEFAULT_OUTPUT_DIR, TrackingConfig
+from pipeline.training.config import (
+    DataConfig,
+    EngineConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainingConfig,
+)
+
+__all__ = ["BaseConfig", "RunConfig", "load", "parse", "save", "to_yaml"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseConfig:
+    """The model that a run starts from."""
+
+    path: str = "ofa-micro"
+    """Name of the packaged base, or a folder of config.json, model.safetensors, tokenizer.json."""
+    random_init: bool = False
+    """Pretraining: read only config.json and tokenizer.json, and start from random weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides what a training run does."""
+
+    name: str
+    """Name of the run, and of its folder in output_dir."""
+    output_dir: str = DEFAULT_OUTPUT_DIR
+    """Folder that holds the runs."""
+    seed: int = 0
+    """Seed of initial values, dropout and the order of the data."""
+    base: BaseConfig = field(default_factory=BaseConfig)
+    """The base model."""
+    tuning: TuningConfig = field(default_factory=TuningConfig)
+    """What is trained."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Prepared data sets and how they are read."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """AdamW and gradient clipping."""
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    """Learning rate over the run."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """Length, batches, validation and checkpoints."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    """Processes, ZeRO stage and precision."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """How the best checkpoint is scored."""
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    """How the run is recorded."""
+
+    def __post_init__(self) -> None:
+        if not self.name or "/" in self.name or self.name.startswith("."):
+            raise ConfigError(
+                f"name = {self.name!r}: must be a folder's name, without '/' or a dot in front"
+            )
+        if self.seed < 0:
+            raise ConfigError(f"seed = {self.seed}: must be 0 or more")
+        if self.base.random_init and self.tuning.method != "finetune":
+            raise ConfigError(
+                "base.random_init = True: needs tuning.method = finetune, not"
+                f" {self.tuning.method}: a frozen base of random weights can learn nothing"
+            )
