@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import re
 import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -117,10 +118,15 @@ def _build_section(section: type, value: Any, path: str, root: Any) -> Any:
     try:
         return section(**built)
     except (ValueError, TypeError, ConfigError) as error:
-        text = " ".join(str(error).split())
-        raise ConfigError(
-            text if not path or text.startswith(path) else f"{path}: {text}"
-        ) from error
+        raise ConfigError(_placed(" ".join(str(error).split()), path, known)) from error
+
+
+def _placed(text: str, path: str, known: Mapping[str, Any]) -> str:
+    """Puts a section's path before its own complaint, which names settings without it."""
+    if not path or text.startswith(path):
+        return text
+    named = re.split(r"[^\w]", text, maxsplit=1)[0]
+    return f"{path}.{text}" if named in known else f"{path}: {text}"
 
 
 def _typed(hint: Any, value: Any, path: str) -> Any:
