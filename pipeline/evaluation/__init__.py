@@ -1,0 +1,1 @@
+"""Scores of a model on a prepared dataset: metrics, evaluator, report and pictures."""

@@ -1,0 +1,65 @@
+"""Visual entailment: whether the image supports a statement, answered by yes, no or maybe."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from data_prep.schema import ENTAILMENT_LABELS, Sample
+from model.generation import GenerationOptions, Hypothesis
+from model.ofa.config import OFAConfig
+from model.tokenizer import OFATokenizer
+from model.trie import Trie
+from pipeline.tasks.base import Prediction, spoken_text
+
+
+class Entailment:
+    """Statements about an image, scored by the share of right labels."""
+
+    name = "entailment"
+    metric = "entailment/accuracy"
+
+    def target_ids(
+        self,
+        sample: Sample,
+        tokenizer: OFATokenizer,
+        config: OFAConfig,
+        image_size: int,
+        rng: random.Random | None = None,
+    ) -> list[int]:
+        """The label as a word."""
+        return tokenizer.encode(f" {sample.label}")
+
+    def confidence(self, sample: Sample) -> float:
+        """One: a label is never in doubt."""
+        return 1.0
+
+    def options(
+        self, beam_size: int, tokenizer: OFATokenizer, config: OFAConfig, image_size: int
+    ) -> GenerationOptions:
+        """One of the three labels."""
+        trie = Trie(tokenizer.encode(f" {label}") for label in ENTAILMENT_LABELS)
+        return GenerationOptions(
+            beam_size=min(beam_size, len(ENTAILMENT_LABELS)),
+            max_length=trie.longest,
+            normalize_scores=False,
+            trie=trie,
+        )
+
+    def decode(
+        self,
+        hypothesis: Hypothesis,
+        image_wh: tuple[int, int],
+        tokenizer: OFATokenizer,
+        config: OFAConfig,
+        image_size: int,
+    ) -> Prediction:
+        """The label as text."""
+        return Prediction(text=spoken_text(tokenizer, hypothesis), box=None, score=hypothesis.score)
+
+    def score(
+        self, predictions: Sequence[Prediction], samples: Sequence[Sample]
+    ) -> dict[str, float]:
+        """Share of right labels."""
+        hits = [p.text == s.label for p, s in zip(predictions, samples, strict=True)]
+        return {self.metric: sum(hits) / len(hits) if hits else 0.0}

@@ -1,0 +1,31 @@
+"""The tasks by name."""
+
+from __future__ import annotations
+
+from pipeline.errors import ConfigError
+from pipeline.tasks.base import Task
+from pipeline.tasks.caption import Caption
+from pipeline.tasks.detection import Detection
+from pipeline.tasks.entailment import Entailment
+from pipeline.tasks.grounding import Grounding
+from pipeline.tasks.vqa import VQA
+
+_TASKS: dict[str, Task] = {
+    task.name: task for task in (Caption(), VQA(), Grounding(), Entailment(), Detection())
+}
+
+
+def task_names() -> tuple[str, ...]:
+    """Every task that can be trained and scored."""
+    return tuple(_TASKS)
+
+
+def get_task(name: str) -> Task:
+    """The task of a name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in _TASKS:
+        raise ConfigError(f"unknown task {name!r}; known are {', '.join(_TASKS)}")
+    return _TASKS[name]
