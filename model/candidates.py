@@ -1,7 +1,7 @@
 """Scoring of all candidate answers, instead of searching one.
 
-Dimensions: B sources, S source tokens, P tokens of a decoder prompt, A candidates, M rows of one pass
-(candidates of one source adjacent), T target tokens, V vocabulary.
+Dimensions: B sources, S source tokens, P tokens of a decoder prompt, A candidates, M rows of one
+pass (candidates of one source adjacent), T target tokens, V vocabulary.
 """
 
 from __future__ import annotations

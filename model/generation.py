@@ -5,8 +5,9 @@ first K are finished, the first K others live on. A source stops when K hypothes
 at the maximum length, where the end is forced; it then leaves the batch. The source is encoded once
 and its cross-attention keys and values are computed once, however many hypotheses it has.
 
-Dimensions: B sources, S source tokens, K hypotheses of a source, N = B * K rows (those of one source
-adjacent), P tokens of a decoder prompt, L tokens so far (bos included), V vocabulary, C candidates.
+Dimensions: B sources, S source tokens, K hypotheses of a source, N = B * K rows (those of one
+source adjacent), P tokens of a decoder prompt, L tokens so far (bos included), V vocabulary,
+C candidates.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class LossOutput(NamedTuple):
     loss_sum: Tensor
     """What training minimises, scalar float32."""
     nll_sum: Tensor
-    """Negative log-likelihood of the labels, weighted by confidence; scalar float32, no gradient."""
+    """Negative log-likelihood of the labels, weighted by confidence; scalar, without gradient."""
     sample_size: int
     """Tokens that the sums are over."""
 

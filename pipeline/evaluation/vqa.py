@@ -20,16 +20,17 @@ _NUMBERS = {
 _MARKS = ';/[]"{}()=+\\_-><@`,?!'
 _GROUPED_DIGITS = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
-_CONTRACTIONS = """
-ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't
-haven't he'd he'd've he's how'd how'll how's i'd've i'm i've isn't it'd it'd've it'll let's ma'am
-mightn't mightn't've might've mustn't must've needn't not've o'clock oughtn't shan't she'd've
-should've shouldn't shouldn't've somebody'd somebody'll somebody's someone'd someone'll someone's
-something'd something'll that'd that's there'd there're there's they'd they'd've they'll they're
-they've wasn't we'd've we've weren't what'll what're what's what've when's where'd where's where've
-who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've y'all
-y'all'll y'all'd've you'd you'd've you'll you're you've
-""".split()
+_CONTRACTIONS = (
+    "ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've "
+    "hasn't haven't he'd he'd've he's how'd how'll how's i'd've i'm i've isn't it'd it'd've "
+    "it'll let's ma'am mightn't mightn't've might've mustn't must've needn't not've o'clock "
+    "oughtn't shan't she'd've should've shouldn't shouldn't've somebody'd somebody'll "
+    "somebody's someone'd someone'll someone's something'd something'll that'd that's there'd "
+    "there're there's they'd they'd've they'll they're they've wasn't we'd've we've weren't "
+    "what'll what're what's what've when's where'd where's where've who'd who'd've who'll "
+    "who's who've why'll why're why's won't would've wouldn't wouldn't've y'all y'all'll "
+    "y'all'd've you'd you'd've you'll you're you've"
+)
 
 
 def _missing_apostrophes(word: str) -> list[str]:
@@ -42,7 +43,7 @@ def _missing_apostrophes(word: str) -> list[str]:
     return spellings
 
 
-_SPELLINGS = {slip: word for word in _CONTRACTIONS for slip in _missing_apostrophes(word)}
+_SPELLINGS = {slip: word for word in _CONTRACTIONS.split() for slip in _missing_apostrophes(word)}
 
 
 def normalize_answer(text: str) -> str:

@@ -92,7 +92,7 @@ class Task(Protocol):
     def score(
         self, predictions: Sequence[Prediction], samples: Sequence[Sample]
     ) -> dict[str, float]:
-        """Metrics named `<task>/<metric>` over predictions and their samples, in [0, 1] or CIDEr."""
+        """Metrics named `<task>/<metric>`, in [0, 1] except CIDEr, over predictions and samples."""
         ...
 
 
