@@ -152,7 +152,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 def to_yaml(config: object) -> str:
     """The whole configuration, defaults included, as YAML that `load` reads back unchanged."""
-    return str(yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True, width=100))
+    # Only ASCII: YAML reads some unusual characters, such as U+0085, as line breaks.
+    return str(yaml.safe_dump(plain(config), sort_keys=False, width=100))
 
 
 def save(config: object, path: str | Path) -> None:
