@@ -17,7 +17,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -29,6 +29,8 @@ from packaging.requirements import Requirement
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from pipeline.errors import ConfigError
 
 GIB = 1024**3
 _COLORS = {"ok": "green", "warning": "yellow", "failed": "red"}
@@ -57,9 +59,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--output-dir", type=Path, default=Path("runs"), help="folder of the runs (default runs)"
     )
+    parser.add_argument(
+        "--skip", action="append", default=[], metavar="CHECK", help="leave a check out, by name"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args(argv)
-    checks = examine(args.base, args.output_dir)
+    checks = examine(args.base, args.output_dir, args.skip)
     if args.json:
         print(json.dumps([asdict(check) for check in checks], indent=2))
     else:
@@ -67,26 +72,33 @@ def main(argv: Sequence[str]) -> int:
     return 1 if any(check.status == "failed" for check in checks) else 0
 
 
-def examine(base: str, output_dir: Path) -> list[Check]:
-    """Makes all checks, none of which changes anything.
+def examine(base: str, output_dir: Path, skip: Collection[str] = ()) -> list[Check]:
+    """Makes the checks, none of which changes anything.
 
     Args:
         base: Name or folder of the base that should load.
         output_dir: Folder that runs will be written to; it may not exist yet.
+        skip: Names of checks to leave out.
+
+    Raises:
+        ConfigError: a name in skip is no check.
     """
-    steps: list[Callable[[], Check]] = [
-        check_python,
-        check_libraries,
-        check_processors,
-        check_memory,
-        check_shared_memory,
-        lambda: check_disk(output_dir),
-        lambda: check_writing(output_dir),
-        check_compiler,
-        check_gpus,
-        lambda: check_base(base),
-    ]
-    return [step() for step in steps]
+    steps: dict[str, Callable[[], Check]] = {
+        "python": check_python,
+        "libraries": check_libraries,
+        "processors": check_processors,
+        "memory": check_memory,
+        "shared memory": check_shared_memory,
+        "disk": lambda: check_disk(output_dir),
+        "writing": lambda: check_writing(output_dir),
+        "compiler": check_compiler,
+        "GPUs": check_gpus,
+        "base": lambda: check_base(base),
+    }
+    unknown = set(skip) - set(steps)
+    if unknown:
+        raise ConfigError(f"--skip={min(unknown)}: no such check; checks: {', '.join(steps)}")
+    return [step() for name, step in steps.items() if name not in skip]
 
 
 def check_python() -> Check:
@@ -226,7 +238,7 @@ def check_base(base: str) -> Check:
     try:
         model = load_base(base)
     except CheckpointError as error:
-        advice = "give --base a packaged name or a folder as `docs/reference/bases.md` says"
+        advice = "give --base a packaged name or a folder as `docs/reference/base-folder.md` says"
         return Check("base", "failed", str(error), advice)
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     return Check(

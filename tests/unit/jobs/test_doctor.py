@@ -17,6 +17,7 @@ from jobs.doctor import (
     examine,
     main,
 )
+from pipeline.errors import ConfigError
 
 
 def test_a_healthy_machine_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,3 +71,11 @@ def test_a_folder_that_cannot_be_written_fails() -> None:
     check = check_writing(Path("/proc") / str(os.getpid()))
     assert check.status == "failed"
     assert check.advice
+
+
+def test_checks_can_be_left_out_by_name(tmp_path: Path) -> None:
+    names = [check.name for check in examine("none", tmp_path, skip=["base", "GPUs"])]
+    assert "memory" in names
+    assert not {"base", "GPUs"} & set(names)
+    with pytest.raises(ConfigError, match="no such check; checks: python, libraries"):
+        examine("none", tmp_path, skip=["gpu"])
