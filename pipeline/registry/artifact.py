@@ -68,7 +68,11 @@ def save_prompt(
     target = Path(folder).resolve()
     if target.exists() and not (target / RECORD_FILE).is_file() and any(target.iterdir()):
         raise RegistryError(f"{target} is not empty and holds no prompt: choose another folder")
-    tensors = {name: t.detach().cpu().contiguous() for name, t in model.export_state().items()}
+    # Copies, because safetensors refuses views of one memory.
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in model.export_state().items()
+    }
     record = PromptRecord(meta=meta, tensors=_entries(tensors), digest=_digest(tensors))
     names = [picture.name for picture in pictures]
     files = {

@@ -1,4 +1,4 @@
-"""The record's facts that come from the model and the tasks, so that no caller writes them twice."""
+"""The record's facts that come from the model and its tasks, so that no caller repeats them."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ the UI by tags and description, and with `mlflow.pyfunc.load_model("models:/name
 from __future__ import annotations
 
 import importlib.metadata
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +15,17 @@ from pathlib import Path
 import mlflow
 import mlflow.artifacts
 import mlflow.pyfunc
+from mlflow.entities import LoggedModel, LoggedModelOutput, Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.models import Model
 from mlflow.tracking import MlflowClient
 
 from pipeline.errors import RegistryError
 from pipeline.registry import interface
 from pipeline.registry.artifact import read_prompt
 from pipeline.registry.card import describe
-from pipeline.registry.record import PromptRecord
+from pipeline.registry.record import PROMPT_FORMAT, PromptRecord
 from pipeline.tracking.config import StoreLocation, sqlite_file
 from pipeline.tracking.delivery import find_experiment, open_client
 
@@ -97,27 +100,19 @@ class PromptRegistry:
         record = read_prompt(folder).record
         title = name or record.meta.name
         try:
-            version = self._log(Path(folder).resolve(), record, title, run_id)
+            version = self._add_version(Path(folder).resolve(), record, title, run_id)
             for alias in aliases:
                 self._client.set_registered_model_alias(title, alias, version)
             return self.get(f"{title}/{version}")
         except MlflowException as error:
             raise RegistryError(f"{title} was not registered: {_line(error)}") from error
 
-    def _log(self, folder: Path, record: PromptRecord, name: str, run_id: str | None) -> str:
-        mlflow.set_tracking_uri(self.location.uri)
-        mlflow.set_registry_uri(self.location.uri)
-        run = run_id or self._own_run(record)
-        with mlflow.start_run(run_id=run):
-            logged = mlflow.pyfunc.log_model(
-                name=name.replace(".", "_"),
-                python_model=str(_CODE_FILE),
-                artifacts={ARTIFACT_NAME: str(folder)},
-                signature=interface.signature(),
-                input_example=interface.input_example(record),
-                pip_requirements=requirements(),
-                metadata={"prompt_format": "prefixworks.prompt/1", "prompt_digest": record.digest},
-            )
+    def _add_version(
+        self, folder: Path, record: PromptRecord, name: str, run_id: str | None
+    ) -> str:
+        # All through clients: MLflow's fluent calls would change this process's default store.
+        run = self._client.get_run(run_id or self._own_run(record))
+        logged = self._log_model(folder, record, name, run)
         try:
             self._client.create_registered_model(name, description=_purpose(record))
         except MlflowException as error:
@@ -126,17 +121,48 @@ class PromptRegistry:
                 raise
         made = self._client.create_model_version(
             name,
-            logged.model_uri,
-            run_id=run,
+            # Not models:/<id>, which MLflow looks up in the process's default store.
+            logged.artifact_location,
+            run_id=run.info.run_id,
             tags=version_tags(record),
             description=describe(record),
             model_id=logged.model_id,
         )
         return str(made.version)
 
+    def _log_model(self, folder: Path, record: PromptRecord, name: str, run: Run) -> LoggedModel:
+        logged = self._client.create_logged_model(
+            run.info.experiment_id,
+            name=name.replace(".", "_"),
+            source_run_id=run.info.run_id,
+            tags=version_tags(record),
+            model_type=record.meta.method,
+        )
+        model_id = str(logged.model_id)
+        try:
+            with tempfile.TemporaryDirectory() as scratch:
+                model = Path(scratch) / "model"
+                mlflow.pyfunc.save_model(
+                    model,
+                    mlflow_model=Model(run_id=run.info.run_id, model_id=model_id),
+                    python_model=str(_CODE_FILE),
+                    artifacts={ARTIFACT_NAME: str(folder)},
+                    signature=interface.signature(),
+                    input_example=interface.input_example(record),
+                    pip_requirements=requirements(),
+                    metadata={"prompt_format": PROMPT_FORMAT, "prompt_digest": record.digest},
+                )
+                self._client.log_model_artifacts(model_id, str(model))
+        except BaseException:
+            self._client.finalize_logged_model(model_id, "FAILED")
+            raise
+        self._client.log_outputs(run.info.run_id, models=[LoggedModelOutput(model_id, step=0)])
+        return self._client.finalize_logged_model(model_id, "READY")
+
     def _own_run(self, record: PromptRecord) -> str:
         experiment = find_experiment(self._client, self.experiment, self.location)
         run = self._client.create_run(experiment, run_name=f"register {record.meta.name}")
+        self._client.set_terminated(run.info.run_id)
         return str(run.info.run_id)
 
     def set_alias(self, reference: str, alias: str) -> RegisteredPrompt:
@@ -194,10 +220,13 @@ class PromptRegistry:
             RegistryError: there is no such version, or its files cannot be fetched.
         """
         prompt = self.get(reference)
-        mlflow.set_tracking_uri(self.location.uri)
-        mlflow.set_registry_uri(self.location.uri)
         try:
-            model = Path(mlflow.artifacts.download_artifacts(artifact_uri=prompt.uri))
+            place = self._client.get_model_version_download_uri(prompt.name, str(prompt.version))
+            model = Path(
+                mlflow.artifacts.download_artifacts(
+                    artifact_uri=place, tracking_uri=self.location.uri
+                )
+            )
         except (MlflowException, OSError) as error:
             raise RegistryError(
                 f"the files of {reference} cannot be fetched: {_line(error)}"

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.config_tree import plain
 from pipeline.errors import DataError
 from pipeline.tracking.config import TrackingConfig, resolve_store
 from pipeline.tracking.delivery import Courier, Delivery
@@ -23,7 +24,6 @@ from pipeline.tracking.provenance import (
     flatten,
     git_state,
     library_versions,
-    plain,
 )
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import json
 import platform
@@ -73,14 +72,6 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             flat[f"{prefix}{name}"] = json.dumps(value)
     return flat
-
-
-def plain(config: object) -> dict[str, Any]:
-    """A configuration dataclass as plain JSON values: tuples become lists, paths become texts."""
-    if not dataclasses.is_dataclass(config) or isinstance(config, type):
-        raise TypeError(f"{config!r} is no configuration")
-    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-    return values
 
 
 def dataset_entry(folder: str, context: str) -> Entry:

@@ -20,6 +20,7 @@ from mlflow.tracking import MlflowClient
 from pipeline.config import RunConfig
 from pipeline.training.config import DataConfig
 from pipeline.training.trainer import TrainingResult
+from tests.support.mlflow_store import make_store
 
 from data_prep.schema import Manifest, ShardInfo
 from pipeline.tracking.config import TrackingConfig
@@ -52,11 +53,13 @@ def dataset(folder: Path) -> Path:
 
 def run_config(folder: Path, **tracking: object) -> RunConfig:
     data = folder / "data"
-    train = data if data.exists() else dataset(data)
+    if not data.exists():
+        dataset(data)
+        make_store(folder / "runs")
     return RunConfig(
         name="shapes",
         output_dir=str(folder / "runs"),
-        data=DataConfig(train=[str(train)], validation=[str(train)]),
+        data=DataConfig(train=[str(data)], validation=[str(data)]),
         tracking=TrackingConfig(**tracking),  # type: ignore[arg-type]
     )
 
@@ -103,7 +106,9 @@ def no_store_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_run_is_recorded_whole(tmp_path: Path) -> None:
-    run_dir = record_run(run_config(tmp_path), range(20))
+    config = run_config(tmp_path)
+    (tmp_path / "runs" / "mlflow.db").unlink()  # the run makes its own store
+    run_dir = record_run(config, range(20))
     client, run_id = client_and_run(run_dir)
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"

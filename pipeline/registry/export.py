@@ -1,0 +1,181 @@
+"""From a run folder to a prompt artifact, and from either to a registered version."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from data_prep.schema import read_manifest
+from model.checkpoint import fingerprint, load_base, resolve_base
+from model.tokenizer import OFATokenizer
+from model.tuning import build_tuned_model
+from pipeline.config import RunConfig
+from pipeline.config_reader import load
+from pipeline.config_tree import plain
+from pipeline.errors import RegistryError
+from pipeline.registry.artifact import RECORD_FILE, save_prompt
+from pipeline.registry.describe import describe_prompt
+from pipeline.registry.record import DataUse
+from pipeline.registry.store import PromptRegistry, RegisteredPrompt
+from pipeline.tracking.config import DEFAULT_OUTPUT_DIR, TrackingConfig, resolve_store
+from pipeline.tracking.identity import read_identity
+
+CONFIG_FILE = "config.yaml"
+BEST_FOLDER = "best"
+TRAINABLE_FILE = "trainable.safetensors"
+STATE_FILE = "state.json"
+ARTIFACT_FOLDER = "prompt"
+"""Folder of a run that its prompt artifact goes to."""
+
+
+def export_run(
+    run_dir: str | Path,
+    folder: str | Path | None = None,
+    *,
+    metrics: Mapping[str, float] | None = None,
+    evaluated_on: Sequence[str] = (),
+    pictures: Sequence[Path] = (),
+    licence: str = "Apache-2.0",
+) -> Path:
+    """Writes the prompt artifact of a run's best checkpoint.
+
+    Args:
+        run_dir: Folder of the run.
+        folder: Place of the artifact; `prompt` in the run folder by default.
+        metrics: Scores of the prompt; the best validation scores by default.
+        evaluated_on: Folders of the datasets that the metrics come from.
+        pictures: PNG files for the card.
+        licence: SPDX name of the prompt's licence.
+
+    Returns:
+        The artifact's folder.
+
+    Raises:
+        RegistryError: the run has no best checkpoint, or its checkpoint does not fit its base.
+        ConfigError: the run's configuration cannot be read.
+    """
+    run = Path(run_dir)
+    best = run / BEST_FOLDER
+    config = load(RunConfig, [run / CONFIG_FILE])
+    base = load_base(config.base.path)
+    # The base's own fingerprint, before a method that writes into it could change it.
+    base_fingerprint = fingerprint(base)
+    model = build_tuned_model(base, config.tuning)
+    model.load_trainable_state(_trainable(best / TRAINABLE_FILE))
+    meta = describe_prompt(
+        model,
+        name=config.name,
+        tasks=_tasks(config),
+        base_fingerprint=base_fingerprint,
+        tokenizer_digest=OFATokenizer.from_file(
+            resolve_base(config.base.path) / "tokenizer.json"
+        ).digest,
+        image_size=config.data.image_size or base.config.image_size,
+        data=_data(config, evaluated_on),
+        config=plain(config),
+        metrics=_best_metrics(best) if metrics is None else metrics,
+        licence=licence,
+    )
+    target = run / ARTIFACT_FOLDER if folder is None else Path(folder)
+    save_prompt(target, model.eval(), meta, pictures)
+    return target
+
+
+def register_source(
+    source: str | Path,
+    *,
+    name: str | None = None,
+    aliases: Sequence[str] = (),
+    uri: str | None = None,
+) -> RegisteredPrompt:
+    """Registers a run's best prompt, or a prompt artifact, as a new version.
+
+    Args:
+        source: Folder of a run or of an artifact.
+        name: Registered name; the prompt's own by default.
+        aliases: Aliases that move to the new version.
+        uri: MLflow store; for a run the one that recorded it, by default.
+
+    Raises:
+        RegistryError: the folder is neither, or the store refuses it.
+    """
+    folder = Path(source)
+    if (folder / RECORD_FILE).is_file():
+        location = resolve_store(TrackingConfig(uri=uri), DEFAULT_OUTPUT_DIR)
+        registry = PromptRegistry(location, create=True)
+        return registry.register(folder, name, aliases=aliases)
+    if not (folder / CONFIG_FILE).is_file():
+        raise RegistryError(f"{folder} is neither a run folder nor a prompt artifact")
+    artifact = folder / ARTIFACT_FOLDER
+    if not _is_current(artifact, folder / BEST_FOLDER):
+        artifact = export_run(folder)
+    identity = read_identity(folder)
+    if identity is None or uri is not None:
+        output_dir = folder.resolve().parent
+        location = resolve_store(TrackingConfig(uri=uri), output_dir)
+    else:
+        location = identity.location
+    # The run is only known to the store that recorded it.
+    run_id = identity.run_id if identity and identity.location.uri == location.uri else None
+    registry = PromptRegistry(location, create=True)
+    return registry.register(artifact, name, run_id=run_id, aliases=aliases)
+
+
+def _is_current(artifact: Path, best: Path) -> bool:
+    """Whether the run's artifact was written after its best checkpoint (training may go on)."""
+    record, trained = artifact / RECORD_FILE, best / TRAINABLE_FILE
+    if not record.is_file():
+        return False
+    return not trained.is_file() or record.stat().st_mtime >= trained.stat().st_mtime
+
+
+def _trainable(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise RegistryError(f"{path} is missing: the run has no best checkpoint yet")
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise RegistryError(f"{path} is damaged: {error}") from error
+
+
+def _best_metrics(best: Path) -> dict[str, float]:
+    state = best / STATE_FILE
+    if not state.is_file():
+        return {}
+    values = json.loads(state.read_text(encoding="utf-8")).get("metrics", {})
+    return {name: float(value) for name, value in values.items()}
+
+
+def _tasks(config: RunConfig) -> list[str]:
+    if config.data.tasks:
+        return list(config.data.tasks)
+    found: dict[str, int] = {}
+    for folder in config.data.train:
+        found |= read_manifest(Path(folder)).tasks
+    return sorted(found)
+
+
+def _data(config: RunConfig, evaluated_on: Sequence[str]) -> tuple[DataUse, ...]:
+    roles = {
+        "train": config.data.train,
+        "validation": config.data.validation,
+        "evaluation": evaluated_on,
+    }
+    uses = []
+    for role, folders in roles.items():
+        for folder in folders:
+            manifest = read_manifest(Path(folder))
+            uses.append(
+                DataUse(
+                    role=role,
+                    name=manifest.name,
+                    digest=manifest.digest,
+                    samples=manifest.samples,
+                )
+            )
+    return tuple(uses)

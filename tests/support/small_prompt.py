@@ -1,0 +1,151 @@
+"""A small random base on disk and prompts for it: real parts, made in a second."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw
+
+from model.boxes import box_to_bins
+from model.checkpoint import fingerprint, save_base
+from model.images import to_pixels
+from model.ofa.config import OFAConfig
+from model.ofa.model import OFA
+from model.tokenizer import OFATokenizer, train_tokenizer
+from model.tuning import TunedModel, build_tuned_model
+from model.tuning.config import PrefixConfig, TuningConfig
+from pipeline.registry.artifact import save_prompt
+from pipeline.registry.describe import describe_prompt
+from pipeline.registry.record import DataUse, PromptMeta
+
+TEXTS = [
+    ' which region does the text " the small red circle " describe?',
+    " what color is the circle?",
+    " red",
+    " blue",
+    " a large blue square left of a small red circle",
+]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One image and text, and what a base shall answer."""
+
+    image: Path
+    source: str
+    answer: str | tuple[float, float, float, float]
+    """A text, or a box in pixels."""
+
+
+def small_base(
+    folder: Path, *, seed: int = 0, name: str = "ofa-small", lessons: Sequence[Lesson] = ()
+) -> OFA:
+    """Makes a base folder with random weights, taught a few answers, and returns the base."""
+    tokenizer = train_tokenizer(TEXTS, text_count=300, bin_count=64, code_count=8)
+    config = OFAConfig(
+        name=name,
+        d_model=32,
+        ffn_dim=64,
+        encoder_layers=2,
+        decoder_layers=2,
+        attention_heads=2,
+        resnet_blocks=(1, 1, 1),
+        resnet_width=8,
+        vocab=tokenizer.layout,
+        image_size=64,
+        max_image_size=128,
+        image_bucket_size=8,
+        token_bucket_size=32,
+        max_positions=128,
+    )
+    torch.manual_seed(seed)
+    base = OFA(config)
+    base.initialise()
+    if lessons:
+        teach(base, tokenizer, lessons)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(folder / "tokenizer.json")
+    save_base(base, folder / "tokenizer.json", folder)
+    return base.eval()
+
+
+def teach(base: OFA, tokenizer: OFATokenizer, lessons: Sequence[Lesson], steps: int = 60) -> None:
+    """Trains the whole base until it says the answers."""
+    optimizer = torch.optim.Adam(base.parameters(), lr=3e-3)
+    for _ in range(steps):
+        losses = [_loss(base, tokenizer, lesson) for lesson in lessons]
+        optimizer.zero_grad()
+        torch.stack(losses).sum().backward()
+        optimizer.step()
+
+
+def _loss(base: OFA, tokenizer: OFATokenizer, lesson: Lesson) -> torch.Tensor:
+    config = base.config
+    with Image.open(lesson.image) as image:
+        if isinstance(lesson.answer, str):
+            answer = tokenizer.encode(lesson.answer)
+        else:
+            sizes = (config.image_size, config.max_image_size, config.vocab.bin_count)
+            answer = tokenizer.bin_ids(box_to_bins(lesson.answer, image.size, *sizes))
+        pixels = to_pixels(image.convert("RGB"), config.image_size)[None]
+    source = torch.tensor([[0, *tokenizer.encode(lesson.source), 2]])
+    target = torch.tensor([*answer, 2])
+    decoder = torch.tensor([[0, *answer]])
+    logits = base(source, pixels, torch.tensor([True]), decoder)
+    return torch.nn.functional.cross_entropy(logits[0], target)
+
+
+def tuned(
+    base: OFA, *, seed: int = 1, projection_dim: int | None = None, init_std: float = 0.1
+) -> TunedModel:
+    """A prefix on both stacks."""
+    torch.manual_seed(seed)
+    prefix = PrefixConfig(length=4, projection_dim=projection_dim, init_std=init_std)
+    return build_tuned_model(base, TuningConfig(method="prefix", prefix=prefix)).eval()
+
+
+def small_meta(
+    model: TunedModel,
+    *,
+    name: str = "shapes",
+    tasks: tuple[str, ...] = ("vqa",),
+    score: float = 0.5,
+) -> PromptMeta:
+    """A record as the trainer would give it."""
+    return describe_prompt(
+        model,
+        name=name,
+        tasks=tasks,
+        base_fingerprint=fingerprint(model.base),
+        tokenizer_digest="sha256:00",
+        image_size=64,
+        data=(DataUse(role="train", name="world", digest="sha256:cc", samples=9),),
+        config={"seed": 1, "data": {"max_source_length": 40}},
+        metrics={f"{tasks[0]}/accuracy": score},
+    )
+
+
+def small_prompt(
+    folder: Path,
+    base: OFA,
+    *,
+    seed: int = 1,
+    tasks: tuple[str, ...] = ("vqa",),
+    name: str = "shapes",
+) -> TunedModel:
+    """Writes a prompt artifact for a base, and returns the model it was made from."""
+    model = tuned(base, seed=seed)
+    save_prompt(folder, model, small_meta(model, name=name, tasks=tasks))
+    return model
+
+
+def picture(folder: Path) -> Path:
+    """A drawn picture, wider than high, so that boxes show which side is which."""
+    image = Image.new("RGB", (96, 64), "white")
+    ImageDraw.Draw(image).ellipse((20, 16, 44, 40), fill="red")
+    path = folder / "picture.png"
+    image.save(path)
+    return path
