@@ -43,9 +43,9 @@ ENV PATH=/opt/prefixworks/bin:$PATH \
     DS_ACCELERATOR=cpu \
     RAY_USAGE_STATS_ENABLED=0 \
     MLFLOW_DISABLE_TELEMETRY=true
-RUN useradd --create-home --uid 10001 prefixworks && install -d -o prefixworks /work
+RUN useradd --create-home --uid 10001 prefixworks
 USER prefixworks
-WORKDIR /work
+WORKDIR /home/prefixworks
 # A build has less shared memory than a run: start containers with --shm-size=2g.
 RUN prefixworks doctor --skip "shared memory"
 ENTRYPOINT ["prefixworks"]
@@ -57,9 +57,9 @@ COPY --from=gpu-build /opt/prefixworks /opt/prefixworks
 ENV PATH=/opt/prefixworks/bin:$PATH \
     RAY_USAGE_STATS_ENABLED=0 \
     MLFLOW_DISABLE_TELEMETRY=true
-RUN useradd --create-home --uid 10001 prefixworks && install -d -o prefixworks /work
+RUN useradd --create-home --uid 10001 prefixworks
 USER prefixworks
-WORKDIR /work
+WORKDIR /home/prefixworks
 RUN prefixworks doctor --skip "shared memory" --skip GPUs
 ENTRYPOINT ["prefixworks"]
 CMD ["--help"]
