@@ -142,7 +142,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         tree = yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:
-        raise ConfigError(f"recipe {path}: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"recipe {path}, {_yaml_problem(error)}") from error
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -269,4 +269,10 @@ def _section_value(text: str, path: str) -> Any:
     try:
         return yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} = {text!r}: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{path} = {text!r}: {_yaml_problem(error)}") from error
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = " ".join(str(getattr(error, "problem", None) or error).split())
+    return f"line {mark.line + 1}: {problem}" if mark else problem

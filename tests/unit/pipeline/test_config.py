@@ -179,9 +179,9 @@ def test_a_place_outside_a_list_is_refused(recipe: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "part"),
     [
-        (b"search: {rate: 1, rate: 2}", "'rate' is given twice"),
+        (b"search: {rate: 1, rate: 2}", "line 1: the key 'rate' is given twice"),
         (b"- a\n- b", "must hold settings"),
-        (b"search: [", "while parsing"),
+        (b"search: [", "line 1: expected the node content"),
         (b"output: \xff", "not UTF-8"),
         (b"search: {rate: !!python/object/apply:os.getcwd []}", "could not determine"),
     ],
