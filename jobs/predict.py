@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from jobs.cli import run_stage
 from pipeline.registry.annotate import annotate
 from pipeline.registry.predictor import BEAM_SIZE, Predictor, open_reference
 
@@ -67,4 +68,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_stage(main, sys.argv[1:]))

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.cli import run_stage
 from pipeline.errors import RegistryError
 from pipeline.tracking.config import DEFAULT_OUTPUT_DIR, TrackingConfig, resolve_store
 
@@ -192,4 +193,4 @@ def _row(prompt: RegisteredPrompt) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_stage(main, sys.argv[1:]))

@@ -22,9 +22,9 @@ from pathlib import Path
 import safetensors
 import safetensors.torch
 import torch
-from model.checkpoint import fingerprint
 from torch import Tensor
 
+from model.checkpoint import fingerprint
 from model.ofa.model import OFA
 from model.tuning import TunedModel, build_tuned_model
 from pipeline.errors import RegistryError

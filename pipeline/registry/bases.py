@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.checkpoint import fingerprint, load_base, resolve_base
-
 from model.ofa.model import OFA
 from model.tokenizer import OFATokenizer
 from pipeline.errors import CheckpointError, RegistryError

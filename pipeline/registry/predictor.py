@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from model.generation import generate
 from PIL import Image
 
 from data_prep.instructions import source_text
+from model.generation import generate
 from model.images import to_pixels
 from model.tuning import TunedModel
 from pipeline.errors import RegistryError
+from pipeline.evaluation.answering import MAX_SOURCE_LENGTH, source_batch
 from pipeline.registry.artifact import attach_prompt, read_record
 from pipeline.registry.bases import LoadedBase, base_place, read_base, shared_base
 from pipeline.registry.picture_input import ImageInput, open_image
@@ -107,13 +108,11 @@ class Predictor:
             instruction = source_text(task, text)
         except ValueError as error:
             raise RegistryError(str(error)) from error
-        layout = self.base.tokenizer.layout
-        ids = self.base.tokenizer.encode(instruction)
-        return torch.tensor([[layout.bos, *ids[: self._max_source_length() - 2], layout.eos]])
+        return source_batch([instruction], self.base.tokenizer, self._max_source_length())
 
     def _max_source_length(self) -> int:
         data = self.record.meta.config.get("data", {})
-        return int(data.get("max_source_length", 80))
+        return int(data.get("max_source_length", MAX_SOURCE_LENGTH))
 
     @torch.inference_mode()
     def _answer(

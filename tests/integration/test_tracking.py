@@ -21,40 +21,18 @@ from pipeline.config import RunConfig
 from pipeline.training.config import DataConfig
 from pipeline.training.trainer import TrainingResult
 from tests.support.mlflow_store import make_store
+from tests.support.prepared import manifest_folder
 
-from data_prep.schema import Manifest, ShardInfo
 from pipeline.tracking.config import TrackingConfig
 from pipeline.tracking.identity import read_identity
 from pipeline.tracking.journal import Journal
 from pipeline.tracking.mlflow import MlflowHook, record_evaluation, sync_run
 
-SHA = "0" * 64
-
-
-def dataset(folder: Path) -> Path:
-    """A prepared dataset as far as tracking looks at it: its manifest."""
-    manifest = Manifest(
-        name="shapes",
-        seed=1,
-        shard_size=10,
-        samples=7,
-        shards=(ShardInfo(name="shard-000000.tar", samples=7, bytes=100, sha256=SHA),),
-        tasks={"vqa": 4, "grounding": 3},
-        counts={"in": 8, "out": 7, "quarantined": 1},
-        sources=(),
-        image={"max_side": 512},
-        index={"name": "index.parquet", "sha256": SHA},
-        quarantine={"name": "quarantine.parquet", "sha256": SHA, "reasons": {"missing_image": 1}},
-    )
-    folder.mkdir()
-    (folder / "manifest.json").write_text(json.dumps(manifest.to_json()))
-    return folder
-
 
 def run_config(folder: Path, **tracking: object) -> RunConfig:
     data = folder / "data"
     if not data.exists():
-        dataset(data)
+        manifest_folder(data)
         make_store(folder / "runs")
     return RunConfig(
         name="shapes",

@@ -1,0 +1,121 @@
+"""From the folder of a finished run to a registered version that knows where it comes from."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from data_prep.schema import read_manifest
+from model.checkpoint import fingerprint, load_base
+from model.tuning import build_tuned_model
+from model.tuning.config import PrefixConfig, TuningConfig
+from pipeline.config import BaseConfig, RunConfig
+from pipeline.config_reader import save
+from pipeline.errors import RegistryError
+from pipeline.registry.artifact import attach_prompt, read_record
+from pipeline.registry.export import export_run, register_source
+from pipeline.tracking.config import TrackingConfig, resolve_store
+from pipeline.tracking.delivery import find_experiment, open_client
+from pipeline.tracking.identity import new_identity
+from pipeline.training.config import DataConfig
+from tests.support.mlflow_store import make_store
+from tests.support.prepared import manifest_folder
+from tests.support.small_prompt import small_base
+
+
+def finish(run: Path, base: Path, seed: int) -> dict[str, torch.Tensor]:
+    """Writes a best checkpoint as training leaves it."""
+    torch.manual_seed(seed)
+    prefix = PrefixConfig(length=3, projection_dim=8)
+    model = build_tuned_model(load_base(str(base)), TuningConfig(prefix=prefix))
+    (run / "best").mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_file(model.trainable_state(), run / "best" / "trainable.safetensors")
+    (run / "best" / "state.json").write_text(json.dumps({"metrics": {"vqa/accuracy": 0.5}}))
+    return model.export_state()
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    small_base(tmp_path / "base")
+    folder = tmp_path / "runs" / "shapes"
+    data = manifest_folder(tmp_path / "data")
+    config = RunConfig(
+        name="shapes",
+        output_dir=str(tmp_path / "runs"),
+        base=BaseConfig(path=str(tmp_path / "base")),
+        tuning=TuningConfig(prefix=PrefixConfig(length=3, projection_dim=8)),
+        data=DataConfig(train=[str(data)], validation=[str(data)], image_size=48),
+    )
+    save(config, folder / "config.yaml")
+    make_store(tmp_path / "runs")
+    return folder
+
+
+def test_exported_run_tells_its_lineage(run: Path, tmp_path: Path) -> None:
+    tensors = finish(run, tmp_path / "base", seed=1)
+    folder = export_run(run)
+    assert folder == run / "prompt"
+    record = read_record(folder)
+    base = load_base(str(tmp_path / "base"))
+    digest = read_manifest(tmp_path / "data").digest
+    assert record.meta.base.fingerprint == fingerprint(base)
+    assert [task.name for task in record.meta.tasks] == ["grounding", "vqa"]
+    assert record.meta.tasks[1].instruction == " {text}?"
+    assert [(use.role, use.digest) for use in record.meta.data] == [
+        ("train", digest),
+        ("validation", digest),
+    ]
+    assert record.meta.metrics == {"vqa/accuracy": 0.5}
+    assert record.meta.image_size == 48
+    assert record.meta.config["data"]["image_size"] == 48
+    attached = attach_prompt(base, folder).export_state()
+    assert set(attached) == set(tensors)
+    assert all(torch.equal(attached[name], tensors[name]) for name in tensors)
+
+
+def test_scores_of_an_evaluation_replace_those_of_validation(run: Path, tmp_path: Path) -> None:
+    finish(run, tmp_path / "base", seed=1)
+    data = str(tmp_path / "data")
+    folder = export_run(
+        run, tmp_path / "elsewhere", metrics={"vqa/accuracy": 0.75}, evaluated_on=[data]
+    )
+    record = read_record(folder)
+    assert record.headline == ("vqa/accuracy", 0.75)
+    assert record.meta.data[-1].role == "evaluation"
+
+
+def test_a_registered_run_is_linked_to_its_record(run: Path, tmp_path: Path) -> None:
+    finish(run, tmp_path / "base", seed=1)
+    location = resolve_store(TrackingConfig(), run.parent)
+    client = open_client(location)
+    identity = new_identity("shapes", "prefixworks", location)
+    made = client.create_run(find_experiment(client, "prefixworks", location))
+    (run / "tracking").mkdir()
+    identity.remember(run / "tracking", made.info.run_id)
+    first = register_source(run, aliases=["champion"])
+    assert (first.version, first.run_id) == (1, made.info.run_id)
+
+    # Training went on: the artifact follows its checkpoint.
+    finish(run, tmp_path / "base", seed=2)
+    later = (run / "prompt" / "prompt.json").stat().st_mtime + 5
+    os.utime(run / "best" / "trainable.safetensors", (later, later))
+    second = register_source(run)
+    assert second.version == 2
+    assert second.tags["prompt_digest"] != first.tags["prompt_digest"]
+
+
+def test_what_cannot_be_exported_is_named(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(RegistryError, match="no best checkpoint yet"):
+        export_run(run)
+    (run / "best").mkdir()
+    (run / "best" / "trainable.safetensors").write_bytes(b"torn")
+    with pytest.raises(RegistryError, match="damaged"):
+        export_run(run)
+    with pytest.raises(RegistryError, match="neither a run folder nor a prompt artifact"):
+        register_source(tmp_path)
