@@ -1,0 +1,1 @@
+"""Training: order of the data, engine, step, loop and checkpoints."""

@@ -1,0 +1,185 @@
+"""Settings of a training run: data, optimizer, schedule, loop and engine.
+
+Importing this module is cheap: no torch, no DeepSpeed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Prepared data sets, and how samples are drawn from them."""
+
+    train: list[str] = field(default_factory=list)
+    """Folders of prepared data sets to learn from."""
+    validation: list[str] = field(default_factory=list)
+    """Folders of prepared data sets to validate on; none switches validation off."""
+    tasks: list[str] | None = None
+    """Tasks to learn; None learns every task of the data."""
+    task_weights: dict[str, float] | None = None
+    """Share of each task among the samples drawn, up to a factor; a task that is not named has
+    none. None draws every sample of the data once an epoch."""
+    image_size: int | None = None
+    """Side in pixels of the square that images are resized to; None takes the base's."""
+    max_source_length: int = 80
+    """Tokens of an instruction that are kept, bos and eos included."""
+    max_target_length: int = 160
+    """Tokens of a target that are kept, eos included."""
+    streams: int = 64
+    """Canonical streams that the order of samples is dealt to; a multiple of the number of ranks.
+    It is part of the order: another number gives another run."""
+    loader_workers: int = 1
+    """Background threads a rank that read, decode and tokenize; 0 does it between the steps."""
+    cache_pixels_mb: int = 0
+    """Memory a rank may use to keep decoded images as bytes over epochs; 0 decodes every time."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "max_source_length", "max_target_length", "streams")
+        _at_least(self, 0, "loader_workers", "cache_pixels_mb")
+        if self.image_size is not None and self.image_size < 16:
+            raise ValueError(f"image_size must be at least 16, not {self.image_size}")
+        if self.max_source_length < 3:
+            raise ValueError(f"max_source_length must be at least 3, not {self.max_source_length}")
+        weights = self.task_weights
+        if weights is not None and (
+            min(weights.values(), default=0) < 0 or sum(weights.values()) <= 0
+        ):
+            raise ValueError(f"task_weights must be 0 or more and not all 0, not {weights}")
+        for name in ("tasks", "task_weights"):
+            if getattr(self, name) is not None and not getattr(self, name):
+                raise ValueError(f"{name} names no task; leave it out to take all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW with decoupled weight decay, and clipping of the global gradient norm."""
+
+    lr: float = 1e-3
+    """Largest learning rate, reached after the warm-up."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the running means of the gradient and of its square."""
+    eps: float = 1e-8
+    """Added to the denominator."""
+    weight_decay: float = 0.01
+    """Decoupled decay; parameters with one dimension (norms, biases) are left alone."""
+    clip_norm: float = 1.0
+    """Largest L2 norm of all gradients together; 0 switches clipping off."""
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ValueError(f"lr must be above 0, not {self.lr}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be at least 0 and below 1, not {self.betas}")
+        if self.eps <= 0:
+            raise ValueError(f"eps must be above 0, not {self.eps}")
+        _at_least(self, 0, "weight_decay", "clip_norm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """Learning rate over the steps of a run: linear warm-up, then decay to the last step."""
+
+    name: Literal["polynomial", "cosine", "constant"] = "polynomial"
+    """Shape of the decay."""
+    warmup_ratio: float = 0.06
+    """Share of the steps that warm up."""
+    warmup_steps: int | None = None
+    """Steps that warm up; given, it takes the place of warmup_ratio."""
+    power: float = 1.0
+    """Exponent of the polynomial."""
+    final_lr: float = 0.0
+    """Learning rate after the last step."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup_ratio < 1:
+            raise ValueError(
+                f"warmup_ratio must be at least 0 and below 1, not {self.warmup_ratio}"
+            )
+        if self.warmup_steps is not None and self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps must be 0 or more, not {self.warmup_steps}")
+        if self.power <= 0:
+            raise ValueError(f"power must be above 0, not {self.power}")
+        _at_least(self, 0, "final_lr")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Length of a run, its batches, validation and checkpoints."""
+
+    max_steps: int | None = None
+    """Optimizer steps; None counts epochs."""
+    epochs: float | None = None
+    """Passes over the training data; with neither this nor max_steps, one."""
+    batch_size_per_rank: int = 16
+    """Samples that a rank takes at once; the global batch is this times ranks times
+    gradient_accumulation."""
+    gradient_accumulation: int = 1
+    """Batches a rank adds up before a step."""
+    label_smoothing: float = 0.1
+    """Probability mass taken from the label."""
+    dropout: float = 0.0
+    """Dropout of embeddings and residual branches of the base while training."""
+    drop_path: float = 0.0
+    """Share of samples for which a residual branch is skipped while training."""
+    log_every_steps: int = 10
+    """Steps between lines of metrics."""
+    validate_every_steps: int | None = None
+    """Steps between validations; None validates at the end only."""
+    validation_samples: int | None = 256
+    """Samples of each task of a validation set that are looked at; None takes all."""
+    save_every_steps: int | None = None
+    """Steps between checkpoints; None saves at the end only."""
+    keep_last: int = 2
+    """Checkpoints kept beside the best."""
+    best_metric: str | None = None
+    """Metric that decides which checkpoint is best, such as `vqa/accuracy`: larger is better. None
+    takes the mean validation loss: smaller is better."""
+    beam_size: int = 3
+    """Hypotheses kept while answers are searched for best_metric."""
+    step_timeout_s: float = 600.0
+    """Longest a step, validation or checkpoint may wait for another rank before the run breaks."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "batch_size_per_rank", "gradient_accumulation", "log_every_steps")
+        _at_least(self, 1, "keep_last", "beam_size", "step_timeout_s")
+        for name in ("max_steps", "validate_every_steps", "validation_samples", "save_every_steps"):
+            if getattr(self, name) is not None:
+                _at_least(self, 1, name)
+        if self.epochs is not None and self.epochs <= 0:
+            raise ValueError(f"epochs must be above 0, not {self.epochs}")
+        if self.epochs is not None and self.max_steps is not None:
+            raise ValueError("epochs and max_steps exclude each other")
+        for name in ("label_smoothing", "dropout", "drop_path"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """Processes, sharding and precision; the DeepSpeed dictionary is derived from it."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """ZeRO: 1 shards optimizer state over the ranks, 2 gradients too, 3 parameters too."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 computes under autocast; parameters, gradients and optimizer state stay float32."""
+    processes: int = 1
+    """Ranks on this machine."""
+    threads_per_process: int | None = None
+    """CPU threads of a rank; None divides the cores that this process may use."""
+    activation_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "processes")
+        if self.threads_per_process is not None:
+            _at_least(self, 1, "threads_per_process")
+
+
+def _at_least(config: object, lowest: int, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value < lowest:
+            raise ValueError(f"{name} must be at least {lowest}, not {value}")
