@@ -55,7 +55,7 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command(
         "jobs.evaluate",
         "score a run on held-out data, with pictures",
-        "prefixworks evaluate --help",
+        "prefixworks evaluate --prompt=runs/grounding --dataset=data/prepared/test",
     ),
     "registry": Command(
         "jobs.registry",
@@ -65,7 +65,7 @@ COMMANDS: dict[str, Command] = {
     "predict": Command(
         "jobs.predict",
         "answer for one image with a registered prompt",
-        "prefixworks predict --help",
+        "prefixworks predict --model=models:/grounding@champion --image=a.jpg --text='the red ball'",
     ),
     "doctor": Command(
         "jobs.doctor",
