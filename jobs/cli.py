@@ -65,7 +65,7 @@ COMMANDS: dict[str, Command] = {
     "predict": Command(
         "jobs.predict",
         "answer for one image with a registered prompt",
-        "prefixworks predict --model=models:/grounding@champion --image=a.jpg --text='the red ball'",
+        "prefixworks predict --model=models:/grounding@champion --image=a.jpg --text='a red cup'",
     ),
     "doctor": Command(
         "jobs.doctor",
