@@ -76,3 +76,13 @@ class RunConfig:
                 "base.random_init = True: needs tuning.method = finetune, not"
                 f" {self.tuning.method}: a frozen base of random weights can learn nothing"
             )
+        if self.training.best_metric is not None and not self.data.validation:
+            raise ConfigError(
+                f"training.best_metric = {self.training.best_metric!r}: needs a data set to measure"
+                " it on in data.validation"
+            )
+        if self.data.streams % self.engine.processes:
+            raise ConfigError(
+                f"engine.processes = {self.engine.processes}: must divide data.streams ="
+                f" {self.data.streams}, so that every rank reads whole streams"
+            )
