@@ -24,39 +24,46 @@ class JsonFields:
         )
 
     def text(self, name: str) -> str:
+        """A field that is text."""
         value = self._record[name]
         if not isinstance(value, str):
             raise self._wrong(name, "text")
         return value
 
     def text_or_none(self, name: str) -> str | None:
+        """A field that is text or null."""
         return None if self._record[name] is None else self.text(name)
 
     def integer(self, name: str) -> int:
+        """A field that is an integer."""
         value = self._record[name]
         if not isinstance(value, int) or isinstance(value, bool):
             raise self._wrong(name, "an integer")
         return value
 
     def number(self, name: str) -> float:
+        """A field that is a number."""
         value = self._record[name]
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise self._wrong(name, "a number")
         return float(value)
 
     def items(self, name: str) -> list[Any]:
+        """A field that is a list."""
         value = self._record[name]
         if not isinstance(value, list):
             raise self._wrong(name, "a list")
         return value
 
     def mapping(self, name: str) -> dict[str, Any]:
+        """A field that is an object."""
         value = self._record[name]
         if not isinstance(value, dict):
             raise self._wrong(name, "an object")
         return value
 
     def counts(self, name: str) -> dict[str, int]:
+        """A field that is an object of integers."""
         value = self.mapping(name)
         if not all(isinstance(count, int) for count in value.values()):
             raise self._wrong(name, "an object of integers")
@@ -64,6 +71,7 @@ class JsonFields:
 
 
 def load_object(record: bytes | str | Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """A JSON object from its text, or as json.loads gave it; DataError when it is none."""
     if isinstance(record, bytes | str):
         try:
             record = json.loads(record)

@@ -80,7 +80,7 @@ Reader = Callable[[SourceConfig], Iterator[ReadItem]]
 def load_json(path: str) -> dict[str, Any]:
     """Reads a JSON object from a file; DataError when it is missing or something else."""
     try:
-        with open(path, "rb") as file:
+        with Path(path).open("rb") as file:
             content = json.load(file)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error

@@ -7,6 +7,7 @@ that knows no classes and no functions at all: plain containers, texts and numbe
 import pickle
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 from data_prep.config import SourceConfig
@@ -60,7 +61,7 @@ def load_plain_pickle(path: str) -> list[Any]:
             to a class or a function.
     """
     try:
-        with open(path, "rb") as file:
+        with Path(path).open("rb") as file:
             # utf-8: REFER's files were written by Python 2, whose texts are bytes.
             content = _PlainUnpickler(file, encoding="utf-8").load()
     except OSError as error:

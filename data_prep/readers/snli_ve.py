@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from data_prep.config import SourceConfig
@@ -18,7 +19,7 @@ def read(config: SourceConfig) -> Iterator[ReadItem]:
     """Yields a sample for every line that is not blank."""
     path = str(config.annotations)
     try:
-        with open(path, "rb") as file:
+        with Path(path).open("rb") as file:
             for number, line in enumerate(file, start=1):
                 if not line.strip():
                     continue

@@ -1,0 +1,224 @@
+"""What has to be done for one dataset: which records, in which order, in which shards.
+
+The order is by SHA-256 of (seed, uid): a function of the samples alone, not of the order of rows
+in a file, of readers or of workers. Shards are consecutive slices of it.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.config import PrepareConfig, SourceConfig
+from data_prep.errors import DataError
+from data_prep.fields import canonical_json
+from data_prep.quarantine import Reason, Rejected, Rejection
+from data_prep.readers import READERS
+from data_prep.readers.base import SourceRecord
+from data_prep.schema import SCHEMA_VERSION
+from data_prep.shard_job import ShardTask, SourceFacts, image_path
+from data_prep.shards import file_sha256
+
+_DIGEST_VERSION = "prefixworks.shard/1"
+"""Part of every shard's digest: raised when the same records give other bytes than before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetPlan:
+    """Everything that decides a dataset's bytes, and the tasks that make them.
+
+    Attributes:
+        name: Name of the dataset.
+        folder: Where it is written.
+        tasks: One task a shard.
+        rejections: Annotations that never became records.
+        records: Number of records in all tasks.
+        by_task: Records per task, before images are looked at.
+        image_bytes: Bytes of the image files of all records, repeated as the records repeat them.
+        sources: What the manifest says of the sources.
+        policy: How images are stored, as the manifest says it.
+        seed: Seed of the order.
+        shard_size: Records of a shard.
+    """
+
+    name: str
+    folder: Path
+    tasks: tuple[ShardTask, ...]
+    rejections: tuple[Rejection, ...]
+    records: int
+    by_task: dict[str, int]
+    image_bytes: int
+    sources: tuple[dict[str, Any], ...]
+    policy: dict[str, Any]
+    seed: int
+    shard_size: int
+
+    @property
+    def count_in(self) -> int:
+        """Samples that came in: every record and every rejected annotation."""
+        return self.records + len(self.rejections)
+
+
+def plan_dataset(config: PrepareConfig, name: str) -> DatasetPlan:
+    """Reads the annotations of a dataset and lays out its shards.
+
+    Raises:
+        DataError: An annotation file is missing or unusable as a whole.
+    """
+    sources = config.datasets[name].sources
+    for source in sources:
+        if not Path(source.images).is_dir():
+            raise DataError(f"{source.images}: no such folder of images")
+    folder = Path(config.output_dir, name)
+    facts = tuple(_facts(source) for source in sources)
+    rejections: list[Rejection] = []
+    by_task: Counter[str] = Counter()
+    ordered = _ordered(sources, config.seed, rejections, by_task)
+    stats = _ImageStats()
+    tasks = []
+    for number, first in enumerate(range(0, len(ordered), config.shard_size)):
+        records = tuple(content for _, content in ordered[first : first + config.shard_size])
+        digest = _digest(records, first, facts, config, stats)
+        tasks.append(
+            ShardTask(
+                folder=str(folder),
+                number=number,
+                first=first,
+                records=records,
+                sources=facts,
+                policy=config.image,
+                digest=digest,
+            )
+        )
+    return DatasetPlan(
+        name=name,
+        folder=folder,
+        tasks=tuple(tasks),
+        rejections=tuple(rejections),
+        records=len(ordered),
+        by_task=dict(sorted(by_task.items())),
+        image_bytes=stats.bytes_seen,
+        sources=tuple(_described(source) for source in sources),
+        policy=asdict(config.image),
+        seed=config.seed,
+        shard_size=config.shard_size,
+    )
+
+
+def _facts(source: SourceConfig) -> SourceFacts:
+    return SourceFacts(
+        name=source.source_name,
+        split=source.split,
+        images=str(Path(source.images).absolute()),
+        use_premise=source.use_premise,
+    )
+
+
+def _described(source: SourceConfig) -> dict[str, Any]:
+    """A source for the manifest: by content and not by path, so that it fits any machine."""
+    files = {
+        role: {"name": Path(path).name, "sha256": file_sha256(Path(path))}
+        for role, path in source.files().items()
+    }
+    return {
+        "name": source.source_name,
+        "reader": source.reader,
+        "split": source.split,
+        "image_name": source.image_name,
+        "use_premise": source.use_premise,
+        "files": files,
+    }
+
+
+def _ordered(
+    sources: list[SourceConfig], seed: int, rejections: list[Rejection], by_task: Counter[str]
+) -> list[tuple[bytes, bytes]]:
+    """Reads all sources into (order, record) pairs; rejections and counts are filled in."""
+    pairs: list[tuple[bytes, bytes]] = []
+    for number, source in enumerate(sources):
+        for item in READERS[source.reader](source):
+            if isinstance(item, Rejection):
+                rejections.append(item)
+                continue
+            try:
+                pairs.append((_rank(seed, item.uid), item.to_bytes(number)))
+            except Rejected as rejected:
+                rejections.append(_rejection(item, rejected))
+    pairs.sort()
+    return list(_distinct(pairs, rejections, by_task))
+
+
+def _rank(seed: int, uid: str) -> bytes:
+    try:
+        return hashlib.sha256(f"{seed}:{uid}".encode()).digest()
+    except UnicodeEncodeError as error:
+        raise Rejected(Reason.BAD_TEXT, str(error)) from error
+
+
+def _distinct(
+    pairs: list[tuple[bytes, bytes]], rejections: list[Rejection], by_task: Counter[str]
+) -> Iterator[tuple[bytes, bytes]]:
+    """Drops records whose uid was there already; equal uids are neighbours in the order."""
+    last = b""
+    for rank, content in pairs:
+        _, record = SourceRecord.from_bytes(content)
+        if rank == last:
+            again = Rejected(Reason.DUPLICATE_UID, "another sample has the same uid")
+            rejections.append(_rejection(record, again))
+            continue
+        last = rank
+        by_task[record.task] += 1
+        yield rank, content
+
+
+def _rejection(record: SourceRecord, rejected: Rejected) -> Rejection:
+    return Rejection(
+        uid=record.uid,
+        position=record.position,
+        reason=rejected.reason,
+        detail=rejected.detail,
+    )
+
+
+class _ImageStats:
+    """Size and time of image files, each looked up once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], tuple[int, int]] = {}
+        self.bytes_seen = 0
+
+    def __call__(self, images: str, name: str) -> tuple[int, int]:
+        key = (images, name)
+        if key not in self._known:
+            try:
+                found = image_path(images, name).stat()
+                self._known[key] = (found.st_size, found.st_mtime_ns)
+            except (OSError, ValueError, Rejected):
+                # Whoever builds the shard says what is wrong; here it only must not look done.
+                self._known[key] = (-1, -1)
+        self.bytes_seen += max(0, self._known[key][0])
+        return self._known[key]
+
+
+def _digest(
+    records: tuple[bytes, ...],
+    first: int,
+    sources: tuple[SourceFacts, ...],
+    config: PrepareConfig,
+    stats: _ImageStats,
+) -> str:
+    """Names the input of a shard: records, policy, and the state of the image files.
+
+    Times of files are in it, since an image that was replaced has to be read again; they do not
+    reach the shard's bytes.
+    """
+    head = [_DIGEST_VERSION, SCHEMA_VERSION, first, asdict(config.image)]
+    head.append([asdict(source) for source in sources])
+    digest = hashlib.sha256(canonical_json(head))
+    for content in records:
+        number, record = SourceRecord.from_bytes(content)
+        digest.update(content)
+        digest.update(repr(stats(sources[number].images, record.image)).encode())
+    return digest.hexdigest()

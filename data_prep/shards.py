@@ -1,0 +1,143 @@
+"""Shards as bytes: tar files that depend on nothing but their samples, and their index.
+
+Members carry no time, no owner and no machine, so the same samples give the same file. Headers
+are written here and not by tarfile.TarFile, because the index needs the exact offset of each
+member's data.
+"""
+
+import hashlib
+import tarfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep.errors import DataError
+from data_prep.fields import canonical_json
+from data_prep.schema import Sample, ShardInfo, sample_key
+
+INDEX_SCHEMA = pa.schema(
+    [
+        ("shard", pa.int32()),
+        ("position", pa.int64()),
+        ("uid", pa.string()),
+        ("task", pa.string()),
+        ("image_offset", pa.int64()),
+        ("image_size", pa.int64()),
+        ("json_offset", pa.int64()),
+        ("json_size", pa.int64()),
+    ]
+)
+_PAD = bytes(tarfile.BLOCKSIZE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexRow:
+    """Where one sample lies: offsets and sizes in bytes of its members' data in the tar."""
+
+    shard: int
+    position: int
+    uid: str
+    task: str
+    image_offset: int
+    image_size: int
+    json_offset: int
+    json_size: int
+
+
+def shard_name(number: int) -> str:
+    """File name of a shard."""
+    return f"shard-{number:06d}.tar"
+
+
+class ShardWriter:
+    """Writes samples into one tar and remembers where they lie."""
+
+    def __init__(self, file: BinaryIO, number: int) -> None:
+        self._file = file
+        self._number = number
+        self._hash = hashlib.sha256()
+        self._offset = 0
+        self.rows: list[IndexRow] = []
+
+    def add(self, position: int, sample: Sample, image: bytes) -> None:
+        """Appends a sample as two members; position is its place in the dataset."""
+        key = sample_key(position)
+        record = canonical_json(sample.to_json())
+        image_offset = self._member(f"{key}.jpg", image)
+        json_offset = self._member(f"{key}.json", record)
+        self.rows.append(
+            IndexRow(
+                shard=self._number,
+                position=position,
+                uid=sample.uid,
+                task=sample.task,
+                image_offset=image_offset,
+                image_size=len(image),
+                json_offset=json_offset,
+                json_size=len(record),
+            )
+        )
+
+    def finish(self) -> ShardInfo:
+        """Ends the archive; the writer takes nothing after this."""
+        end = 2 * tarfile.BLOCKSIZE
+        self._write(bytes(end + -(self._offset + end) % tarfile.RECORDSIZE))
+        return ShardInfo(
+            name=shard_name(self._number),
+            samples=len(self.rows),
+            bytes=self._offset,
+            sha256=self._hash.hexdigest(),
+        )
+
+    def _member(self, name: str, content: bytes) -> int:
+        info = tarfile.TarInfo(name)
+        info.size = len(content)
+        info.mode = 0o644
+        self._write(info.tobuf(tarfile.USTAR_FORMAT))
+        offset = self._offset
+        self._write(content)
+        self._write(_PAD[: -len(content) % tarfile.BLOCKSIZE])
+        return offset
+
+    def _write(self, content: bytes) -> None:
+        self._file.write(content)
+        self._hash.update(content)
+        self._offset += len(content)
+
+
+def index_parquet(rows: Sequence[IndexRow]) -> bytes:
+    """The index file of a dataset, its rows in the given order."""
+    sink = BytesIO()
+    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=INDEX_SCHEMA)
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file as hex; DataError when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def verify_shard(folder: Path, shard: ShardInfo) -> None:
+    """Checks a shard against its entry in the manifest.
+
+    Raises:
+        DataError: It is missing, of another size, or its bytes changed.
+    """
+    path = folder / shard.name
+    if not path.is_file():
+        raise DataError(f"{path} is missing")
+    size = path.stat().st_size
+    if size != shard.bytes:
+        raise DataError(f"{path} is corrupt: {size} bytes, the manifest says {shard.bytes}")
+    if file_sha256(path) != shard.sha256:
+        raise DataError(f"{path} is corrupt: its SHA-256 is not the manifest's")
