@@ -1,0 +1,1 @@
+"""The OFA model, its tuning methods, tokenizer, generation and checkpoints: plain PyTorch."""

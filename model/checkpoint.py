@@ -1,0 +1,179 @@
+"""Base checkpoints on disk, and the fingerprint that ties a prompt to its base.
+
+A base folder holds `config.json`, `model.safetensors` and `tokenizer.json`. Only this file knows the
+key names of other layouts. Nothing here unpickles.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from model.errors import CheckpointError
+from model.ofa import OFA, OFAConfig
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+TOKENIZER_FILE = "tokenizer.json"
+
+PACKAGED_BASES = {"ofa-micro": Path(__file__).parent / "assets" / "ofa_micro"}
+"""Bases that come with the package, by name."""
+
+_DERIVED_KEYS = frozenset(
+    {
+        # Tied to encoder.embed_tokens, or functions of the configuration.
+        "decoder.embed_tokens.weight",
+        "decoder.output_projection.weight",
+        "decoder.image_position_idx",
+        "encoder.token_rp_bucket",
+        "encoder.image_rp_bucket",
+        "decoder.token_rp_bucket",
+        "decoder.image_rp_bucket",
+        "encoder.version",
+        "decoder.version",
+    }
+)
+
+
+def resolve_base(path_or_name: str) -> Path:
+    """Return the folder of a base: the name of a packaged one, or a path.
+
+    Raises:
+        CheckpointError: there is no such folder, or it is not a base.
+    """
+    folder = PACKAGED_BASES.get(path_or_name, Path(path_or_name))
+    if not folder.is_dir():
+        names = ", ".join(sorted(PACKAGED_BASES))
+        raise CheckpointError(
+            f"no base at {path_or_name!r}: give a folder with {CONFIG_FILE}, or one of: {names}"
+        )
+    if not (folder / CONFIG_FILE).is_file():
+        raise CheckpointError(f"{folder} is not a base: it has no {CONFIG_FILE}")
+    return folder
+
+
+def load_config(path_or_name: str) -> OFAConfig:
+    """Read the architecture of a base.
+
+    Raises:
+        CheckpointError: the folder or its `config.json` is missing or unreadable.
+    """
+    file = resolve_base(path_or_name) / CONFIG_FILE
+    try:
+        return OFAConfig.from_dict(json.loads(file.read_text()))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: {error}") from error
+
+
+def load_weights(file: Path) -> dict[str, Tensor]:
+    """Read a safetensors file onto the CPU.
+
+    Raises:
+        CheckpointError: it is missing, truncated or another kind of file.
+    """
+    try:
+        return load_file(file)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{file} is missing") from error
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file} is not a readable safetensors file: {error}") from error
+
+
+def load_into(model: nn.Module, tensors: dict[str, Tensor], origin: Path) -> None:
+    """Copy tensors into a model by name, converting to the model's dtypes.
+
+    Raises:
+        CheckpointError: names the first missing, unexpected or misshaped keys.
+    """
+    own = {name: tensor for name, tensor in model.state_dict().items() if name not in _DERIVED_KEYS}
+    given = {name: tensor for name, tensor in tensors.items() if name not in _DERIVED_KEYS}
+    problems = [f"{name} is missing" for name in own if name not in given]
+    problems += [f"{name} is unexpected" for name in given if name not in own]
+    problems += [
+        f"{name} is {list(given[name].shape)} instead of {list(own[name].shape)}"
+        for name in own
+        if name in given and given[name].shape != own[name].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise CheckpointError(f"{origin} doesn't fit its configuration: {'; '.join(problems[:3])}{more}")
+    model.load_state_dict(given, strict=False)
+
+
+def load_base(path_or_name: str, *, dtype: torch.dtype = torch.float32) -> OFA:
+    """Load a base in eval mode onto the CPU.
+
+    Args:
+        path_or_name: a folder, or the name of a packaged base such as `ofa-micro`.
+        dtype: of the weights in memory, whatever they are on disk.
+
+    Raises:
+        CheckpointError: the folder is not a base, or its weights don't fit its configuration.
+    """
+    folder = resolve_base(path_or_name)
+    model = OFA(load_config(path_or_name)).to(dtype)
+    load_into(model, load_weights(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
+    return model.eval()
+
+
+def save_base(model: OFA, tokenizer_file: Path, folder: Path, *, dtype: torch.dtype | None = None) -> None:
+    """Write a base folder, whole or not at all.
+
+    Args:
+        model: the model to save.
+        tokenizer_file: copied into the folder.
+        folder: must not exist, or be a base that is to be replaced.
+        dtype: of the floating-point tensors on disk; None keeps them.
+
+    Raises:
+        CheckpointError: the folder exists and is something else.
+    """
+    if folder.exists() and not (folder / CONFIG_FILE).is_file():
+        raise CheckpointError(f"{folder} exists and is not a base; it is left alone")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        name: _stored(tensor, dtype)
+        for name, tensor in model.state_dict().items()
+        if name not in _DERIVED_KEYS
+    }
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        new = Path(temporary) / "base"
+        new.mkdir()
+        save_file(tensors, new / WEIGHTS_FILE)
+        (new / CONFIG_FILE).write_text(json.dumps(model.config.to_dict(), indent=2) + "\n")
+        shutil.copyfile(tokenizer_file, new / TOKENIZER_FILE)
+        for file in new.iterdir():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        if folder.exists():
+            folder.rename(Path(temporary) / "replaced")
+        new.rename(folder)
+
+
+def _stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    keep = dtype is None or not tensor.is_floating_point()
+    return tensor.detach().cpu().contiguous() if keep else tensor.detach().to("cpu", dtype).contiguous()
+
+
+def fingerprint(model: OFA) -> str:
+    """Return `sha256:<hex>` over the names, dtypes, shapes and bytes of parameters and buffers.
+
+    Tied weights count once, so the value depends on the model and not on how a file spells it.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if name in _DERIVED_KEYS:
+            continue
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(memoryview(data.numpy()))
+    return f"sha256:{digest.hexdigest()}"

@@ -1,0 +1,215 @@
+"""The encoder: image features and text in one sequence, image first.
+
+Dimensions: B batch, P image positions, S text positions, N = P + S, D width, H heads, L prompt length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.ofa.attention import Attention, widen_bias
+from model.ofa.config import OFAConfig
+from model.ofa.positions import (
+    absolute_bias,
+    image_buckets,
+    image_position_ids,
+    relative_bias,
+    token_buckets,
+)
+from model.ofa.prompts import LayerPrompt, Prompts
+from model.ofa.regularisation import Regularisation
+from model.ofa.vision import ResNetTrunk
+
+
+@dataclass(frozen=True)
+class EncoderOutput:
+    """What the decoder needs of a source."""
+
+    hidden_BND: Tensor
+    """After the final LayerNorm."""
+    padding_BN: Tensor
+    """True at padding: text past `</s>`, and every image position of a sample without an image."""
+    positions_ND: Tensor
+    """Normalised position embeddings, the positional keys of cross-attention."""
+    layer_inputs: tuple[Tensor, ...] = ()
+    """Input of each layer and output of the last, `[B, N, D]` each; only when asked for."""
+
+    def select(self, rows_M: Tensor) -> EncoderOutput:
+        """Return the given batch rows `[M]`."""
+        return EncoderOutput(
+            hidden_BND=self.hidden_BND.index_select(0, rows_M),
+            padding_BN=self.padding_BN.index_select(0, rows_M),
+            positions_ND=self.positions_ND,
+        )
+
+
+class EncoderPositions(NamedTuple):
+    """Everything that positions contribute for one shape of input."""
+
+    embeddings_ND: Tensor
+    layer_bias: tuple[Tensor, ...]
+    """`[1, H, N, N]` for each layer."""
+
+
+class EncoderLayer(nn.Module):
+    """Pre-norm self-attention and feed-forward, each with a LayerNorm inside its branch."""
+
+    def __init__(self, config: OFAConfig, regularisation: Regularisation) -> None:
+        super().__init__()
+        width = config.d_model
+        self.regularisation = regularisation
+        self.self_attn_layer_norm = nn.LayerNorm(width)
+        self.self_attn = Attention(width, config.attention_heads, config.attention_scale)
+        self.attn_ln = nn.LayerNorm(width)
+        self.final_layer_norm = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, config.ffn_dim)
+        self.ffn_layernorm = nn.LayerNorm(config.ffn_dim)
+        self.fc2 = nn.Linear(config.ffn_dim, width)
+
+    def forward(self, x_BND: Tensor, bias: Tensor, prompt: LayerPrompt | None) -> Tensor:
+        """Map `[B, N, D]` to `[B, N, D]`; `bias` is `[1 or B, H, N, L + N]`."""
+        normed_BND = self.self_attn_layer_norm(x_BND)
+        y_BND = self.attn_ln(self.self_attn(normed_BND, normed_BND, bias, prompt))
+        x_BND = x_BND + self.regularisation.branch(y_BND, self.training)
+        y_BND = self.ffn_layernorm(F.gelu(self.fc1(self.final_layer_norm(x_BND))))
+        return x_BND + self.regularisation.branch(self.fc2(y_BND), self.training)
+
+
+class Encoder(nn.Module):
+    """Embeds an image and a text and lets them attend to each other."""
+
+    def __init__(
+        self, config: OFAConfig, embed_tokens: nn.Embedding, regularisation: Regularisation
+    ) -> None:
+        super().__init__()
+        width, heads = config.d_model, config.attention_heads
+        self.config = config
+        self.regularisation = regularisation
+        self.embed_tokens = embed_tokens
+        self.embed_images = ResNetTrunk(config.resnet_blocks, config.resnet_width)
+        self.image_proj = nn.Linear(config.image_channels, width)
+        self.type_embedding = nn.Embedding(2, width)
+        self.layernorm_embedding = nn.LayerNorm(width)
+        self.patch_layernorm_embedding = nn.LayerNorm(width)
+        self.embed_positions = nn.Embedding(config.position_rows, width)
+        self.embed_image_positions = nn.Embedding(config.image_position_rows, width)
+        self.pos_ln = nn.LayerNorm(width)
+        self.image_pos_ln = nn.LayerNorm(width)
+        self.pos_q_linear = nn.Linear(width, width)
+        self.pos_k_linear = nn.Linear(width, width)
+        depth = range(config.encoder_layers)
+        self.token_rel_pos_table_list = nn.ModuleList(
+            nn.Embedding(config.token_buckets, heads) for _ in depth
+        )
+        self.image_rel_pos_table_list = nn.ModuleList(
+            nn.Embedding(config.image_buckets, heads) for _ in depth
+        )
+        self.layers = nn.ModuleList(EncoderLayer(config, regularisation) for _ in depth)
+        self.layer_norm = nn.LayerNorm(width)
+
+    def image_features(self, images_BCHW: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Return the trunk's features `[B, P, channels]` and the feature map's rows and columns."""
+        features_BCHW = self.embed_images(images_BCHW)
+        rows, columns = features_BCHW.shape[-2:]
+        return features_BCHW.flatten(2).transpose(1, 2), (rows, columns)
+
+    def embed(
+        self, source_ids_BS: Tensor, features_BPC: Tensor | None, image_present_B: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the input of the first layer `[B, N, D]` and its padding mask `[B, N]`."""
+        text_BSD = self.embed_tokens(source_ids_BS) + self.type_embedding.weight[0]
+        x_BND = self.regularisation.embedding(self.layernorm_embedding(text_BSD), self.training)
+        padding_BN = source_ids_BS == self.config.vocab.pad
+        if features_BPC is not None:
+            image_BPD = self.image_proj(features_BPC) + self.type_embedding.weight[1]
+            image_BPD = self.patch_layernorm_embedding(image_BPD)
+            image_BPD = self.regularisation.embedding(image_BPD, self.training)
+            absent_BP = torch.zeros(image_BPD.shape[:2], dtype=torch.bool, device=image_BPD.device)
+            if image_present_B is not None:
+                absent_BP = absent_BP | ~image_present_B[:, None]
+            x_BND = torch.cat([image_BPD, x_BND], dim=1)
+            padding_BN = torch.cat([absent_BP, padding_BN], dim=1)
+        return x_BND * (~padding_BN)[..., None].to(x_BND.dtype), padding_BN
+
+    def positions(self, grid: tuple[int, int] | None, text_length: int) -> EncoderPositions:
+        """Compute what positions contribute for a feature map of `grid` and `text_length` tokens.
+
+        Raises:
+            ValueError: the feature map or the text is larger than the position tables.
+        """
+        self._check_size(grid, text_length)
+        device = self.embed_positions.weight.device
+        text_S = torch.arange(text_length, device=device)
+        embeddings_ND = self.pos_ln(self.embed_positions(text_S))
+        image_P = None
+        if grid is not None:
+            image_P = image_position_ids(*grid, self.config.image_bucket_size, device)
+            image_PD = self.image_pos_ln(self.embed_image_positions(image_P))
+            embeddings_ND = torch.cat([image_PD, embeddings_ND])
+        shared = absolute_bias(
+            self.pos_q_linear(embeddings_ND),
+            self.pos_k_linear(embeddings_ND),
+            self.config.attention_heads,
+            self.config.attention_scale,
+        )
+        relative = self._relative(text_S, image_P)
+        return EncoderPositions(embeddings_ND, tuple((shared + r)[None] for r in relative))
+
+    def _relative(self, text_S: Tensor, image_P: Tensor | None) -> list[Tensor]:
+        """Return the relative bias `[H, N, N]` of each layer: zero between image and text."""
+        config = self.config
+        token_SS = token_buckets(
+            text_S, text_S, bucket_size=config.token_bucket_size, max_positions=config.max_positions
+        )
+        patches = 0 if image_P is None else len(image_P)
+        image_PP = None
+        if image_P is not None:
+            image_PP = image_buckets(image_P, image_P, bucket_size=config.image_bucket_size)
+        biases = []
+        tables = zip(self.token_rel_pos_table_list, self.image_rel_pos_table_list, strict=True)
+        for token_table, image_table in tables:
+            bias = F.pad(relative_bias(token_SS, token_table.weight), (patches, 0, patches, 0))
+            if image_PP is not None:
+                image_bias = relative_bias(image_PP, image_table.weight)
+                bias = bias + F.pad(image_bias, (0, len(text_S), 0, len(text_S)))
+            biases.append(bias)
+        return biases
+
+    def _check_size(self, grid: tuple[int, int] | None, text_length: int) -> None:
+        limit = self.config.image_bucket_size
+        if grid is not None and max(grid) > limit:
+            raise ValueError(f"feature map {grid[0]}x{grid[1]} exceeds the position table's {limit}")
+        if text_length > self.config.max_positions:
+            raise ValueError(f"{text_length} source tokens exceed {self.config.max_positions}")
+
+    def forward(
+        self,
+        x_BND: Tensor,
+        padding_BN: Tensor,
+        positions: EncoderPositions,
+        prompts: Prompts | None,
+        keep_layer_inputs: bool = False,
+    ) -> EncoderOutput:
+        """Run the layers on embedded input `[B, N, D]`."""
+        hidden_BN = torch.zeros_like(padding_BN, dtype=positions.layer_bias[0].dtype)
+        mask_B11N = hidden_BN.masked_fill(padding_BN, float("-inf"))[:, None, None]
+        stack = prompts.encoder if prompts is not None else None
+        visible_BL = prompts.encoder_visible_BL if prompts is not None else None
+        kept = []
+        for index, layer in enumerate(self.layers):
+            kept.append(x_BND)
+            prompt = stack[index] if stack is not None else None
+            bias = widen_bias(positions.layer_bias[index] + mask_B11N, prompt, visible_BL)
+            x_BND = layer(x_BND, bias, prompt)
+        kept.append(x_BND)
+        return EncoderOutput(
+            hidden_BND=self.layer_norm(x_BND),
+            padding_BN=padding_BN,
+            positions_ND=positions.embeddings_ND,
+            layer_inputs=tuple(kept) if keep_layer_inputs else (),
+        )

@@ -1,0 +1,57 @@
+"""Key/value prompts as an argument of the model.
+
+A prompt is handed down the layers explicitly instead of living in a cache: activation checkpointing,
+beam search and a batch whose rows carry different prompts then all take the same path.
+
+Dimensions: B batch (or 1, shared by the batch), H heads, L prompt length, K head width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class LayerPrompt(NamedTuple):
+    """Keys and values put in front of one layer's self-attention, each `[B or 1, H, L, K]`."""
+
+    key: Tensor
+    value: Tensor
+
+
+StackPrompt = tuple[LayerPrompt | None, ...]
+"""One entry a layer; None where a layer carries no prompt."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The prompts of both stacks; None where a stack carries none."""
+
+    encoder: StackPrompt | None = None
+    decoder: StackPrompt | None = None
+    encoder_visible_BL: Tensor | None = None
+    """False at the filler of shorter prompts, where rows of one batch have prompts of different lengths."""
+    decoder_visible_BL: Tensor | None = None
+
+    def select(self, rows_N: Tensor) -> Prompts:
+        """Return the prompts of the given batch rows `[N]`; prompts shared by the batch stay shared."""
+
+        def pick(tensor: Tensor) -> Tensor:
+            return tensor if tensor.shape[0] == 1 else tensor.index_select(0, rows_N)
+
+        def pick_stack(stack: StackPrompt | None) -> StackPrompt | None:
+            if stack is None:
+                return None
+            return tuple(None if p is None else LayerPrompt(pick(p.key), pick(p.value)) for p in stack)
+
+        def pick_mask(mask_BL: Tensor | None) -> Tensor | None:
+            return None if mask_BL is None else pick(mask_BL)
+
+        return Prompts(
+            encoder=pick_stack(self.encoder),
+            decoder=pick_stack(self.decoder),
+            encoder_visible_BL=pick_mask(self.encoder_visible_BL),
+            decoder_visible_BL=pick_mask(self.decoder_visible_BL),
+        )

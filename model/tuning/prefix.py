@@ -1,0 +1,116 @@
+"""Prefix tuning: trainable keys and values in front of every layer's self-attention.
+
+Dimensions: L prompt length, D width, H heads, K head width.
+Source: arXiv 2208.02532; the slot layout (key, value, layer by layer) is that of the published code.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.errors import CheckpointError
+from model.ofa import OFAConfig
+from model.ofa.prompts import LayerPrompt, Prompts, StackPrompt
+from model.tuning.config import PrefixConfig
+
+
+class StackPrefix(nn.Module):
+    """The prompts of one stack: an embedding `[L, slots * D]`, directly or through an MLP."""
+
+    def __init__(self, base: OFAConfig, depth: int, config: PrefixConfig) -> None:
+        super().__init__()
+        layers = list(range(depth)) if config.layers is None else sorted(set(config.layers))
+        outside = [index for index in layers if not 0 <= index < depth]
+        if outside:
+            raise ValueError(f"tuning.prefix.layers: {outside[0]} is not among the layers 0..{depth - 1}")
+        self.depth, self.layers = depth, layers
+        self.length, self.dropout = config.length, config.dropout
+        self.heads, self.head_dim = base.attention_heads, base.head_dim
+        width = 2 * len(layers) * base.d_model
+        direct = config.projection_dim is None
+        self.embedding = nn.Embedding(config.length, width if direct else base.d_model)
+        nn.init.normal_(self.embedding.weight, std=config.init_std)
+        self.trans: nn.Sequential | None = None
+        if config.projection_dim is not None:
+            self.trans = nn.Sequential(
+                nn.Linear(base.d_model, config.projection_dim),
+                nn.ReLU(),
+                nn.Linear(config.projection_dim, width),
+            )
+
+    def forward(self) -> StackPrompt:
+        """Return one prompt a layer, keys and values `[1, H, L, K]`, None for layers without."""
+        values = self.embedding(torch.arange(self.length, device=self.embedding.weight.device))
+        if self.trans is not None:
+            values = self.trans(values)
+        values = F.dropout(values, self.dropout, self.training)
+        slots = values.view(self.length, 2 * len(self.layers), self.heads, self.head_dim)
+        slots = slots.permute(1, 2, 0, 3)[:, None]
+        prompts: list[LayerPrompt | None] = [None] * self.depth
+        for slot, layer in enumerate(self.layers):
+            prompts[layer] = LayerPrompt(slots[2 * slot], slots[2 * slot + 1])
+        return tuple(prompts)
+
+
+class PrefixTuning(nn.Module):
+    """The prompts of both stacks, or of the chosen one."""
+
+    def __init__(self, base: OFAConfig, config: PrefixConfig) -> None:
+        super().__init__()
+        self.encoder: StackPrefix | None = None
+        self.decoder: StackPrefix | None = None
+        if config.stacks in ("both", "encoder"):
+            self.encoder = StackPrefix(base, base.encoder_layers, config)
+        if config.stacks in ("both", "decoder"):
+            self.decoder = StackPrefix(base, base.decoder_layers, config)
+
+    def forward(self) -> Prompts:
+        """Return the prompts, shared by a batch."""
+        return Prompts(
+            encoder=None if self.encoder is None else self.encoder(),
+            decoder=None if self.decoder is None else self.decoder(),
+        )
+
+    @torch.no_grad()
+    def export_state(self) -> dict[str, Tensor]:
+        """Return plain keys and values `[H, L, K]` by `<stack>.<layer>.<key|value>`; an MLP is folded."""
+        was_training = self.training
+        self.eval()
+        tensors: dict[str, Tensor] = {}
+        for name, stack in (("encoder", self.encoder), ("decoder", self.decoder)):
+            for layer, prompt in enumerate(stack() if stack is not None else ()):
+                if prompt is not None:
+                    tensors[f"{name}.{layer}.key"] = prompt.key[0].clone().contiguous().cpu()
+                    tensors[f"{name}.{layer}.value"] = prompt.value[0].clone().contiguous().cpu()
+        self.train(was_training)
+        return tensors
+
+    @torch.no_grad()
+    def load_exported(self, tensors: dict[str, Tensor]) -> None:
+        """Take plain keys and values as exported.
+
+        Raises:
+            CheckpointError: a tensor is missing, unexpected or of another shape, or this prompt is
+                behind an MLP and can't hold plain values.
+        """
+        expected = self.export_state()
+        if set(tensors) != set(expected):
+            names = ", ".join(sorted(set(tensors) ^ set(expected))[:4])
+            raise CheckpointError(f"the prompt's tensors don't fit its description: {names}")
+        for name, stack in (("encoder", self.encoder), ("decoder", self.decoder)):
+            if stack is None:
+                continue
+            if stack.trans is not None:
+                raise CheckpointError("a reparameterised prompt can't be loaded from plain values")
+            rows = []
+            for layer in stack.layers:
+                for part in ("key", "value"):
+                    key = f"{name}.{layer}.{part}"
+                    if tensors[key].shape != expected[key].shape:
+                        found, wanted = list(tensors[key].shape), list(expected[key].shape)
+                        raise CheckpointError(f"{key} has shape {found}, expected {wanted}")
+                    rows.append(tensors[key])
+            flat = torch.stack(rows).permute(2, 0, 1, 3).reshape(stack.length, -1)
+            stack.embedding.weight.copy_(flat)
