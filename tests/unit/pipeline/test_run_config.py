@@ -1,0 +1,42 @@
+"""RunConfig refuses what its sections cannot see alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import RunConfig, load, save
+from pipeline.errors import ConfigError
+
+BASIC = [("name", "run"), ("data.train", "[data/train]")]
+
+
+def test_a_name_and_data_are_enough_and_read_back_equal(tmp_path: Path) -> None:
+    config = load(RunConfig, overrides=BASIC)
+    save(config, tmp_path / "config.yaml")
+    assert load(RunConfig, [tmp_path / "config.yaml"]) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        (("name", "a/b"), ["name = 'a/b'", "folder's name"]),
+        (("seed", "-1"), ["seed = -1", "0 or more"]),
+        (("base.random_init", "true"), ["base.random_init", "tuning.method = finetune"]),
+        (("training.best_metric", "vqa/accuracy"), ["training.best_metric", "data.validation"]),
+        (("engine.processes", "3"), ["engine.processes = 3", "data.streams"]),
+        (("training.batch_size", "8"), ["did you mean training.batch_size_per_rank?"]),
+        (("tuning.method", "prefx"), ["tuning.method = 'prefx'", "did you mean prefix?"]),
+        (("optimizer.lr", "0"), ["optimizer.lr", "above 0"]),
+        (("evaluation.beam_size", "0"), ["evaluation.beam_size", "at least 1"]),
+        (("lr", "1"), ["did you mean optimizer.lr?"]),
+    ],
+)
+def test_impossible_settings_are_one_line(override: tuple[str, str], parts: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(RunConfig, overrides=[*BASIC, override])
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
