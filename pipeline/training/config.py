@@ -33,12 +33,13 @@ class DataConfig:
     It is part of the order: another number gives another run."""
     loader_workers: int = 1
     """Background threads a rank that read, decode and tokenize; 0 does it between the steps."""
-    cache_pixels_mb: int = 0
-    """Memory a rank may use to keep decoded images as bytes over epochs; 0 decodes every time."""
+    uneven: Literal["wrap", "drop"] = "wrap"
+    """What happens to the last samples of an epoch that are too few to give every stream one: wrap
+    repeats some to fill up, drop leaves them out."""
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "max_source_length", "max_target_length", "streams")
-        _at_least(self, 0, "loader_workers", "cache_pixels_mb")
+        _at_least(self, 0, "loader_workers")
         if self.image_size is not None and self.image_size < 16:
             raise ValueError(f"image_size must be at least 16, not {self.image_size}")
         if self.max_source_length < 3:
