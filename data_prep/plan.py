@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from data_prep.config import PrepareConfig, SourceConfig
+from data_prep.config import ImagePolicy, PrepareConfig, SourceConfig
 from data_prep.errors import DataError
 from data_prep.fields import canonical_json
 from data_prep.quarantine import Reason, Rejected, Rejection
@@ -79,14 +79,14 @@ def plan_dataset(config: PrepareConfig, name: str) -> DatasetPlan:
     stats = _ImageStats()
     tasks = []
     for number, first in enumerate(range(0, len(ordered), config.shard_size)):
-        records = tuple(content for _, content in ordered[first : first + config.shard_size])
-        digest = _digest(records, first, facts, config, stats)
+        entries = ordered[first : first + config.shard_size]
+        digest = _digest(entries, first, facts, config.image, stats)
         tasks.append(
             ShardTask(
                 folder=str(folder),
                 number=number,
                 first=first,
-                records=records,
+                records=tuple(entry.content for entry in entries),
                 sources=facts,
                 policy=config.image,
                 digest=digest,
@@ -132,22 +132,34 @@ def _described(source: SourceConfig) -> dict[str, Any]:
     }
 
 
+class _Entry(NamedTuple):
+    """A record in its order; what is needed of it again is kept beside its bytes."""
+
+    rank: bytes
+    content: bytes
+    source: int
+    image: str
+
+
 def _ordered(
     sources: list[SourceConfig], seed: int, rejections: list[Rejection], by_task: Counter[str]
-) -> list[tuple[bytes, bytes]]:
-    """Reads all sources into (order, record) pairs; rejections and counts are filled in."""
-    pairs: list[tuple[bytes, bytes]] = []
+) -> list[_Entry]:
+    """Reads all sources and puts their records in order; rejections and counts are filled in."""
+    entries: list[_Entry] = []
     for number, source in enumerate(sources):
         for item in READERS[source.reader](source):
             if isinstance(item, Rejection):
                 rejections.append(item)
                 continue
             try:
-                pairs.append((_rank(seed, item.uid), item.to_bytes(number)))
+                rank, content = _rank(seed, item.uid), item.to_bytes(number)
             except Rejected as rejected:
                 rejections.append(_rejection(item, rejected))
-    pairs.sort()
-    return list(_distinct(pairs, rejections, by_task))
+                continue
+            entries.append(_Entry(rank, content, number, item.image))
+            by_task[item.task] += 1
+    entries.sort()
+    return list(_distinct(entries, rejections, by_task))
 
 
 def _rank(seed: int, uid: str) -> bytes:
@@ -158,19 +170,19 @@ def _rank(seed: int, uid: str) -> bytes:
 
 
 def _distinct(
-    pairs: list[tuple[bytes, bytes]], rejections: list[Rejection], by_task: Counter[str]
-) -> Iterator[tuple[bytes, bytes]]:
+    entries: list[_Entry], rejections: list[Rejection], by_task: Counter[str]
+) -> Iterator[_Entry]:
     """Drops records whose uid was there already; equal uids are neighbours in the order."""
     last = b""
-    for rank, content in pairs:
-        _, record = SourceRecord.from_bytes(content)
-        if rank == last:
+    for entry in entries:
+        if entry.rank == last:
+            _, record = SourceRecord.from_bytes(entry.content)
             again = Rejected(Reason.DUPLICATE_UID, "another sample has the same uid")
             rejections.append(_rejection(record, again))
+            by_task[record.task] -= 1
             continue
-        last = rank
-        by_task[record.task] += 1
-        yield rank, content
+        last = entry.rank
+        yield entry
 
 
 def _rejection(record: SourceRecord, rejected: Rejected) -> Rejection:
@@ -203,10 +215,10 @@ class _ImageStats:
 
 
 def _digest(
-    records: tuple[bytes, ...],
+    entries: list[_Entry],
     first: int,
     sources: tuple[SourceFacts, ...],
-    config: PrepareConfig,
+    policy: ImagePolicy,
     stats: _ImageStats,
 ) -> str:
     """Names the input of a shard: records, policy, and the state of the image files.
@@ -214,11 +226,10 @@ def _digest(
     Times of files are in it, since an image that was replaced has to be read again; they do not
     reach the shard's bytes.
     """
-    head = [_DIGEST_VERSION, SCHEMA_VERSION, first, asdict(config.image)]
+    head = [_DIGEST_VERSION, SCHEMA_VERSION, first, asdict(policy)]
     head.append([asdict(source) for source in sources])
     digest = hashlib.sha256(canonical_json(head))
-    for content in records:
-        number, record = SourceRecord.from_bytes(content)
-        digest.update(content)
-        digest.update(repr(stats(sources[number].images, record.image)).encode())
+    for entry in entries:
+        digest.update(entry.content)
+        digest.update(repr(stats(sources[entry.source].images, entry.image)).encode())
     return digest.hexdigest()

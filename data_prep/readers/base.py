@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,11 @@ def guarded(uid: str, position: str, build: Callable[[], SourceRecord]) -> ReadI
         return Rejection(uid=uid, position=position, reason=rejected.reason, detail=rejected.detail)
 
 
+@lru_cache(maxsize=16)
+def _file_name(path: str) -> str:
+    return Path(path).name
+
+
 def place(path: str, where: str) -> str:
     """Source position: file name and place in it, without the folders of this machine."""
-    return f"{Path(path).name}:{where}"
+    return f"{_file_name(path)}:{where}"
