@@ -27,7 +27,7 @@ from torch import Tensor
 from model.checkpoint import fingerprint
 from model.ofa.model import OFA
 from model.tuning import TunedModel, build_tuned_model
-from pipeline.errors import RegistryError
+from pipeline.errors import CheckpointError, RegistryError
 from pipeline.registry.card import render_card
 from pipeline.registry.record import PromptMeta, PromptRecord, TensorEntry
 from pipeline.registry.tuning_values import from_values
@@ -140,10 +140,11 @@ def attach_prompt(
     artifact = read_prompt(folder)
     check_base(artifact.record, base.config.name, base_fingerprint or fingerprint(base))
     meta = artifact.record.meta
-    tuned = build_tuned_model(base, from_values(meta.tuning, meta.name))
+    tuning = from_values(meta.tuning, meta.name)
     try:
+        tuned = build_tuned_model(base, tuning)
         tuned.load_exported(artifact.tensors)
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (CheckpointError, ValueError) as error:
         raise RegistryError(f"prompt {meta.name!r} does not fit its own record: {error}") from error
     return tuned.eval()
 

@@ -46,7 +46,7 @@ def describe_prompt(
     shape = model.base.config
     return PromptMeta(
         name=name,
-        method=model.method,
+        method=model.config.method,
         tuning=folded(model.config),
         tasks=tuple(describe_task(task) for task in tasks),
         base=BaseIdentity(name=shape.name, fingerprint=base_fingerprint),

@@ -5,8 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import mlflow
@@ -183,3 +189,53 @@ def test_mlflow_alone_predicts_in_a_fresh_process(place: Path, registry: PromptR
     assert done.returncode == 0, done.stderr
     direct = Predictor.from_folder(place / "vqa").predict(place / "picture.png", QUESTION)
     assert f"ANSWER {direct.text}" in done.stdout
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def served(reference: str, store_uri: str, log: Path) -> Iterator[str]:
+    """`mlflow models serve` for a registered prompt, stopped at the end."""
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri"]
+    command += [f"models:/{reference}", "--env-manager", "local", "--port", str(port)]
+    root = str(Path(__file__).resolve().parents[2])
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": store_uri, "PYTHONPATH": root}
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            command, stdout=output, stderr=output, env=environment, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            assert server.poll() is None, log.read_text()
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/ping"):
+                break
+            time.sleep(0.3)
+        yield f"http://127.0.0.1:{port}/invocations"
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=30)
+
+
+def test_served_over_http_it_answers_as_in_python(place: Path, registry: PromptRegistry) -> None:
+    image = place / "picture.png"
+    direct = Predictor.from_folder(place / "grounding").predict(image, EXPRESSION)
+    encoded = base64.b64encode(image.read_bytes()).decode()
+    rows = [{"image": str(image), "text": EXPRESSION}, {"image": encoded, "text": EXPRESSION}]
+    with served("regions@champion", registry.location.uri, place / "serve.log") as address:
+        request = urllib.request.Request(
+            address,
+            data=json.dumps({"dataframe_records": rows}).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            predictions = json.loads(answer.read())["predictions"]
+    assert direct.box is not None
+    for prediction in predictions:
+        assert prediction["box"] == pytest.approx(list(direct.box))
+        assert prediction["score"] == pytest.approx(direct.score)

@@ -17,16 +17,16 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
-from pipeline.config import RunConfig
-from pipeline.training.config import DataConfig
-from pipeline.training.trainer import TrainingResult
-from tests.support.mlflow_store import make_store
-from tests.support.prepared import manifest_folder
 
+from pipeline.config import RunConfig
 from pipeline.tracking.config import TrackingConfig
 from pipeline.tracking.identity import read_identity
 from pipeline.tracking.journal import Journal
 from pipeline.tracking.mlflow import MlflowHook, record_evaluation, sync_run
+from pipeline.training.config import DataConfig
+from pipeline.training.trainer import TrainingResult
+from tests.support.mlflow_store import make_store
+from tests.support.prepared import manifest_folder
 
 
 def run_config(folder: Path, **tracking: object) -> RunConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,9 +67,9 @@ def small_base(
     base.initialise()
     if lessons:
         teach(base, tokenizer, lessons)
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(folder / "tokenizer.json")
-    save_base(base, folder / "tokenizer.json", folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        tokenizer.save(Path(scratch) / "tokenizer.json")
+        save_base(base, Path(scratch) / "tokenizer.json", folder)
     return base.eval()
 
 

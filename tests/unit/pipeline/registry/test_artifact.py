@@ -19,7 +19,7 @@ from tests.support.small_prompt import small_base, small_meta, small_prompt, tun
 
 @pytest.fixture(scope="module")
 def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
+    folder = tmp_path_factory.mktemp("place") / "base"
     small_base(folder)
     return folder
 
