@@ -223,7 +223,9 @@ def _override(tree: dict[str, Any], config_class: type, path: str, text: str) ->
     keys = path.split(".")
     if not all(keys):
         raise ConfigError(f"--{path}={text}: the dotted path has an empty part")
-    value = _section_value(text, path) if _names_section(config_class, keys) else text
+    value: Any = None if text == "null" else text
+    if value is not None and _names_section(config_class, keys):
+        value = _section_value(text, path)
     here: Any = tree
     for depth, key in enumerate(keys[:-1]):
         here = _step(here, key, ".".join(keys[: depth + 1]), text)

@@ -12,7 +12,7 @@ import difflib
 import io
 import re
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
@@ -130,6 +130,9 @@ def _placed(text: str, path: str, known: Mapping[str, Any]) -> str:
 
 
 def _typed(hint: Any, value: Any, path: str) -> Any:
+    if _plain(hint) is str and isinstance(value, str):
+        # Text is taken as it is: jsonargparse reads an optional '#' or '~' as YAML, hence as null.
+        return value
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     # jsonargparse's stubs ask for a class where it takes any type.
     parser.add_argument("--value", type=cast(type, hint))
@@ -150,25 +153,29 @@ def _wrong_type(hint: Any, value: Any, path: str) -> str:
     message = f"{_said(path, value)}: must be {describe(hint)}"
     inner = _plain(hint)
     if get_origin(inner) is Literal and isinstance(value, str):
-        message += _nearest(value, [str(choice) for choice in get_args(inner)])
+        near = closest(value, map(str, get_args(inner)))
+        message += f"; did you mean {near}?" if near else ""
     return message
 
 
 def _unknown(key: str, value: Any, path: str, section: type, root: Any) -> str:
     prefix = f"{path}." if path else ""
     message = f"{_said(prefix + key, value)}: no such setting; allowed here: {_listed(section)}"
-    near = difflib.get_close_matches(key, fields_of(section), n=1, cutoff=0.6)
-    if near:
-        return f"{message}; did you mean {prefix}{near[0]}?"
+    near = closest(key, fields_of(section))
+    if near is not None:
+        return f"{message}; did you mean {prefix}{near}?"
     everywhere = list(paths(root)) if section_type(root) else []
     same_name = [known for known in everywhere if known.rpartition(".")[2] == key]
-    found = same_name or difflib.get_close_matches(prefix + key, everywhere, n=1, cutoff=0.6)
-    return f"{message}; did you mean {found[0]}?" if found else message
+    found = same_name[0] if same_name else closest(prefix + key, everywhere)
+    return f"{message}; did you mean {found}?" if found else message
 
 
-def _nearest(value: str, choices: list[str]) -> str:
-    near = difflib.get_close_matches(value, choices, n=1, cutoff=0.4)
-    return f"; did you mean {near[0]}?" if near else ""
+def closest(word: str, names: Iterable[str]) -> str | None:
+    """The name that a mistyped or shortened word most likely means, or None."""
+    names = list(names)
+    longer = [name for name in names if len(word) > 2 and name.startswith(word)]
+    near = longer[:1] or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    return near[0] if near else None
 
 
 def _listed(section: type) -> str:
@@ -176,7 +183,7 @@ def _listed(section: type) -> str:
 
 
 def _said(path: str, value: Any) -> str:
-    text = repr(value)
+    text = "null" if value is None else repr(value)
     return f"{path or 'the configuration'} = {text if len(text) <= 80 else text[:77] + '...'}"
 
 
