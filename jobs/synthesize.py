@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipeline.config import parse
-
 from data_prep.synthetic import plan_world, write_world
+from pipeline.config import parse
 
 
 @dataclass(frozen=True, kw_only=True)
