@@ -1,8 +1,9 @@
-"""What a registered prompt looks like to MLflow: signature, input example, runtime libraries."""
+"""What a registered prompt looks like to MLflow: signature, input example, requirements, tags."""
 
 from __future__ import annotations
 
 import base64
+import importlib.metadata
 import io
 
 import pandas as pd
@@ -49,3 +50,38 @@ def input_example(record: PromptRecord) -> pd.DataFrame:
     if len(names) > 1:
         row["task"] = names[0]
     return pd.DataFrame([row])
+
+
+def version_tags(record: PromptRecord) -> dict[str, str]:
+    """Tags that make a version findable in the UI."""
+    meta = record.meta
+    tags = {
+        "task": ",".join(task.name for task in meta.tasks),
+        "base": meta.base.name,
+        "base_fingerprint": meta.base.fingerprint,
+        "method": meta.method,
+        "trainable_parameters": str(meta.trainable_parameters),
+        "prompt_digest": record.digest,
+        "licence": meta.licence,
+    }
+    if record.length is not None:
+        tags["length"] = str(record.length)
+    if record.headline is not None:
+        metric, value = record.headline
+        tags |= {"metric": metric, "metric_value": f"{value:.6g}"}
+    for use in meta.data:
+        tags.setdefault(f"data.{use.role}", f"{use.name} {use.digest}")
+    return tags
+
+
+def requirements() -> list[str]:
+    """Pinned requirements of prediction, from what is installed: nothing is looked up."""
+    pins = []
+    for name in ("prefixworks", *RUNTIME_LIBRARIES):
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        # A local part such as +cpu names a build that an index may not offer.
+        pins.append(f"{name}=={version.partition('+')[0]}")
+    return pins

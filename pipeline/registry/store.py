@@ -6,7 +6,6 @@ the UI by tags and description, and with `mlflow.pyfunc.load_model("models:/name
 
 from __future__ import annotations
 
-import importlib.metadata
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -124,7 +123,7 @@ class PromptRegistry:
             # Not models:/<id>, which MLflow looks up in the process's default store.
             logged.artifact_location,
             run_id=run.info.run_id,
-            tags=version_tags(record),
+            tags=interface.version_tags(record),
             description=describe(record),
             model_id=logged.model_id,
         )
@@ -135,7 +134,7 @@ class PromptRegistry:
             run.info.experiment_id,
             name=name.replace(".", "_"),
             source_run_id=run.info.run_id,
-            tags=version_tags(record),
+            tags=interface.version_tags(record),
             model_type=record.meta.method,
         )
         model_id = str(logged.model_id)
@@ -149,7 +148,7 @@ class PromptRegistry:
                     artifacts={ARTIFACT_NAME: str(folder)},
                     signature=interface.signature(),
                     input_example=interface.input_example(record),
-                    pip_requirements=requirements(),
+                    pip_requirements=interface.requirements(),
                     metadata={"prompt_format": PROMPT_FORMAT, "prompt_digest": record.digest},
                 )
                 self._client.log_model_artifacts(model_id, str(model))
@@ -251,41 +250,6 @@ def parse_reference(reference: str) -> tuple[str, str | None, str | None]:
     if slash and name and version.isdigit():
         return name, version, None
     raise RegistryError(f"{reference!r} is neither name@alias nor name/version")
-
-
-def version_tags(record: PromptRecord) -> dict[str, str]:
-    """Tags that make a version findable in the UI."""
-    meta = record.meta
-    tags = {
-        "task": ",".join(task.name for task in meta.tasks),
-        "base": meta.base.name,
-        "base_fingerprint": meta.base.fingerprint,
-        "method": meta.method,
-        "trainable_parameters": str(meta.trainable_parameters),
-        "prompt_digest": record.digest,
-        "licence": meta.licence,
-    }
-    if record.length is not None:
-        tags["length"] = str(record.length)
-    if record.headline is not None:
-        metric, value = record.headline
-        tags |= {"metric": metric, "metric_value": f"{value:.6g}"}
-    for use in meta.data:
-        tags.setdefault(f"data.{use.role}", f"{use.name} {use.digest}")
-    return tags
-
-
-def requirements() -> list[str]:
-    """Pinned requirements of prediction, from what is installed: nothing is looked up."""
-    pins = []
-    for name in ("prefixworks", *interface.RUNTIME_LIBRARIES):
-        try:
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        # A local part such as +cpu names a build that an index may not offer.
-        pins.append(f"{name}=={version.partition('+')[0]}")
-    return pins
 
 
 def _prompt(version: ModelVersion) -> RegisteredPrompt:
