@@ -6,10 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
-
-from model.checkpoint import fingerprint, load_base, resolve_base
+from model.checkpoint import fingerprint, load_base, load_config, load_weights, resolve_base
 from model.ofa.model import OFA
 from model.tokenizer import OFATokenizer
 from model.tuning import TunedModel, build_tuned_model
@@ -75,7 +72,7 @@ def load_subject(prompt: str | Path | None, base: str | None = None) -> Subject:
 
 
 def _base_alone(place: str) -> Subject:
-    model = load_base(place)
+    model = load_base(place).freeze()
     return Subject(
         model=model,
         tokenizer=_tokenizer(place),
@@ -107,25 +104,19 @@ def _artifact(folder: Path, base: str | None) -> Subject:
 def _run(folder: Path, base: str | None) -> Subject:
     config = load(RunConfig, [folder / CONFIG_FILE])
     place = base or config.base.path
-    model = load_base(place)
-    base_fingerprint = fingerprint(model)
-    tuned = build_tuned_model(model, config.tuning)
     path = folder / BEST_FOLDER / TRAINABLE_FILE
     if not path.is_file():
         raise CheckpointError(f"{path} is missing: the run has no best checkpoint yet")
-    try:
-        tuned.load_trainable_state(safetensors.torch.load_file(path))
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
-    except (KeyError, ValueError, RuntimeError) as error:
-        first_line = str(error).split("\n", 1)[0]
-        raise CheckpointError(f"{path} does not fit the run's recipe: {first_line}") from error
+    # A base that was learnt from nothing is all in the run's own checkpoint.
+    model = OFA(load_config(place)) if config.base.random_init else load_base(place)
+    tuned = build_tuned_model(model, config.tuning)
+    tuned.load_trainable_state(load_weights(path))
     return Subject(
         model=tuned,
         tokenizer=_tokenizer(place),
         name=config.name,
         base=model.config.name,
-        base_fingerprint=base_fingerprint,
+        base_fingerprint=fingerprint(tuned.base),
         image_size=config.data.image_size or model.config.image_size,
         max_source_length=config.data.max_source_length,
         dataset=config.evaluation.dataset,
