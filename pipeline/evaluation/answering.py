@@ -12,6 +12,7 @@ from data_prep.schema import Sample
 from model.generation import GenerationOptions, generate
 from model.images import to_pixels
 from model.ofa.model import OFA
+from model.ofa.prompts import Prompts
 from model.tokenizer import OFATokenizer
 from model.tuning import TunedModel
 from pipeline.tasks.base import Prediction
@@ -45,10 +46,14 @@ class Answerer:
             beam_size: Beams of the search.
             max_source_length: Tokens of an instruction that are kept, bos and eos included.
         """
-        tuned = isinstance(model, TunedModel)
-        self._base: OFA = model.base if tuned else model
-        with torch.no_grad():
-            self._prompts = model.prompts() if tuned else None
+        self._base: OFA
+        self._prompts: Prompts | None = None
+        if isinstance(model, TunedModel):
+            self._base = model.base
+            with torch.no_grad():
+                self._prompts = model.prompts()
+        else:
+            self._base = model
         self._tokenizer = tokenizer
         self._image_size = image_size
         self._beam_size = beam_size
