@@ -78,18 +78,20 @@ def label_smoothed_loss(
     labelled_BT = target_BT != PAD
     if ignore_eos:
         labelled_BT = labelled_BT & (target_BT != EOS)
-    target_N = target_BT[labelled_BT]
-    logits_NK = logits_BTV[labelled_BT]
+    # Flat places and not a boolean mask: the backward pass of a mask sorts its places.
+    place_N = labelled_BT.flatten().nonzero().squeeze(1)
+    target_N = target_BT.flatten()[place_N]
+    logits_NK = logits_BTV.flatten(0, 1).index_select(0, place_N)
     allowed_NK = None
     if allowed_range is not None:
         logits_NK, target_N = restrict(logits_NK, target_N, allowed_range)
     elif constraint_mask_BTV is not None:
-        allowed_NK = constraint_mask_BTV[labelled_BT]
+        allowed_NK = constraint_mask_BTV.flatten(0, 1).index_select(0, place_N)
         logits_NK = logits_NK.masked_fill(~allowed_NK, float("-inf"))
     log_probs_NK = F.log_softmax(logits_NK, dim=-1, dtype=torch.float32)
     weight_N = None
     if confidence_B is not None:
-        weight_N = confidence_B.float()[:, None].expand_as(target_BT)[labelled_BT]
+        weight_N = confidence_B.float().repeat_interleave(target_BT.shape[1])[place_N]
     return loss_of_log_probs(
         log_probs_NK,
         target_N,
