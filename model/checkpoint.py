@@ -1,7 +1,7 @@
 """Base checkpoints on disk, and the fingerprint that ties a prompt to its base.
 
-A base folder holds `config.json`, `model.safetensors` and `tokenizer.json`. Only this file knows the
-key names of other layouts. Nothing here unpickles.
+A base folder holds `config.json`, `model.safetensors` and `tokenizer.json`. Only this file knows
+the key names of other layouts. Nothing here unpickles.
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ def load_into(model: nn.Module, tensors: dict[str, Tensor], origin: Path) -> Non
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise CheckpointError(f"{origin} doesn't fit its configuration: {'; '.join(problems[:3])}{more}")
+        raise CheckpointError(
+            f"{origin} doesn't fit its configuration: {'; '.join(problems[:3])}{more}"
+        )
     model.load_state_dict(given, strict=False)
 
 
@@ -125,7 +127,9 @@ def load_base(path_or_name: str, *, dtype: torch.dtype = torch.float32) -> OFA:
     return model.eval()
 
 
-def save_base(model: OFA, tokenizer_file: Path, folder: Path, *, dtype: torch.dtype | None = None) -> None:
+def save_base(
+    model: OFA, tokenizer_file: Path, folder: Path, *, dtype: torch.dtype | None = None
+) -> None:
     """Write a base folder, whole or not at all.
 
     Args:
@@ -161,7 +165,11 @@ def save_base(model: OFA, tokenizer_file: Path, folder: Path, *, dtype: torch.dt
 
 def _stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     keep = dtype is None or not tensor.is_floating_point()
-    return tensor.detach().cpu().contiguous() if keep else tensor.detach().to("cpu", dtype).contiguous()
+    return (
+        tensor.detach().cpu().contiguous()
+        if keep
+        else tensor.detach().to("cpu", dtype).contiguous()
+    )
 
 
 def fingerprint(model: OFA) -> str:

@@ -1,4 +1,7 @@
-"""OFA as a plain PyTorch module; read config, vision, positions, attention, encoder, decoder, model."""
+"""OFA as a plain PyTorch module.
+
+In reading order: config, vision, positions, attention, encoder, decoder, model.
+"""
 
 from model.ofa.config import PRESETS, OFAConfig, VocabLayout
 from model.ofa.decoder import DecoderCache

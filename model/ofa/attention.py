@@ -1,6 +1,7 @@
-"""Multi-head attention with an additive bias, prompts in front of keys and values, and scaled heads.
+"""Multi-head attention with an additive bias, prompts in front, and scaled heads.
 
-Dimensions: B batch, S key positions, T query positions, H heads, K head width, D = H * K, L prompt length.
+Dimensions: B batch, S key positions, T query positions, H heads, K head width, D = H * K,
+L prompt length.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from model.ofa.prompts import LayerPrompt
 class Attention(nn.Module):
     """The attention of one layer.
 
-    The caller passes one additive bias that already holds positions and masks, so that what is shared
-    by the batch is never copied for each row.
+    The caller passes one additive bias that already holds positions and masks, so that what is
+    shared by the batch is never copied for each row.
     """
 
     def __init__(self, d_model: int, heads: int, scale: float) -> None:
@@ -35,6 +36,8 @@ class Attention(nn.Module):
         """Attend from `query_BTD` to the prompt and `source_BSD`.
 
         Args:
+            query_BTD: normalised queries.
+            source_BSD: what keys and values are projected from.
             bias: broadcastable to `[B, H, T, L + S]`; `-inf` where a key must not be seen.
             prompt: keys and values put in front of the projected ones; L is 0 without.
 
@@ -50,7 +53,9 @@ class Attention(nn.Module):
         """Return the keys and values `[B, H, S, K]` of a source."""
         return self._split(self.k_proj(source_BSD)), self._split(self.v_proj(source_BSD))
 
-    def attend(self, query_BTD: Tensor, key_BHSK: Tensor, value_BHSK: Tensor, bias: Tensor) -> Tensor:
+    def attend(
+        self, query_BTD: Tensor, key_BHSK: Tensor, value_BHSK: Tensor, bias: Tensor
+    ) -> Tensor:
         """Attend to keys and values that are already projected; returns `[B, T, D]`."""
         query_BHTK = self._split(self.q_proj(query_BTD))
         mask = bias.to(query_BHTK.dtype)
@@ -62,7 +67,7 @@ class Attention(nn.Module):
         return projected_BTD
 
     def _split(self, x_BTD: Tensor) -> Tensor:
-        return x_BTD.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x_BTD.reshape(*x_BTD.shape[:-1], self.heads, -1).transpose(1, 2)
 
 
 def prepend(prompt: LayerPrompt, key_BHSK: Tensor, value_BHSK: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,7 +88,9 @@ def widen_bias(bias: Tensor, prompt: LayerPrompt | None, visible_BL: Tensor | No
     length = prompt.key.shape[2]
     if visible_BL is None:
         return F.pad(bias, (length, 0))
-    hidden_B11L = torch.zeros_like(visible_BL, dtype=bias.dtype).masked_fill(~visible_BL, float("-inf"))
+    hidden_B11L = torch.zeros_like(visible_BL, dtype=bias.dtype).masked_fill(
+        ~visible_BL, float("-inf")
+    )
     batch = max(bias.shape[0], visible_BL.shape[0])
     hidden = hidden_B11L[:, None, None].expand(batch, bias.shape[1], bias.shape[2], -1)
     return torch.cat([hidden, bias.expand(batch, -1, -1, -1)], dim=-1)

@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class VocabLayout:
-    """Where each kind of token sits: specials, text, mask, image codes, location bins, in this order."""
+    """Where each kind of token sits: specials, text, mask, image codes, bins, in this order."""
 
     text_count: int
     """Number of text tokens; the first has id 4."""
@@ -87,7 +87,7 @@ class OFAConfig:
     def __post_init__(self) -> None:
         if self.d_model % self.attention_heads:
             raise ValueError(
-                f"d_model {self.d_model} is not a multiple of attention_heads {self.attention_heads}"
+                f"d_model {self.d_model} is not a multiple of {self.attention_heads} attention_heads"
             )
 
     @property
@@ -150,7 +150,9 @@ class OFAConfig:
             raise ValueError(f"incomplete OFA configuration: {error}") from error
 
 
-def _preset(name: str, width: int, depth: tuple[int, int], heads: int, blocks: tuple[int, int, int]) -> OFAConfig:
+def _preset(
+    name: str, width: int, depth: tuple[int, int], heads: int, blocks: tuple[int, int, int]
+) -> OFAConfig:
     return OFAConfig(
         name=name,
         d_model=width,

@@ -1,13 +1,15 @@
 """The decoder: teacher-forced in one pass, or a token at a time with a cache.
 
-Dimensions: B batch (one row a source), N rows of a step (beams of one source adjacent), R rows a source,
-S source positions, T target positions, D width, H heads, K head width, L prompt length, V vocabulary.
+Dimensions: B batch (one row a source), N rows of a step (beams of one source adjacent), R rows a
+source, S source positions, T target positions, D width, H heads, K head width, L prompt length,
+V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +24,7 @@ from model.ofa.regularisation import Regularisation
 
 
 class DecoderPositions(NamedTuple):
-    """Everything that target positions contribute; the leading dimension is 1 where rows share it."""
+    """What target positions contribute; the leading dimension is 1 where rows share it."""
 
     embeddings_BTD: Tensor
     layer_bias: tuple[Tensor, ...]
@@ -65,13 +67,14 @@ class DecoderCache:
         offsets = torch.arange(self.rows_per_source, device=sources_M.device)
         self.reorder((sources_M[:, None] * self.rows_per_source + offsets).flatten())
         self.cross = [
-            (key.index_select(0, sources_M), value.index_select(0, sources_M)) for key, value in self.cross
+            (key.index_select(0, sources_M), value.index_select(0, sources_M))
+            for key, value in self.cross
         ]
         self.cross_mask = self.cross_mask.index_select(0, sources_M)
 
 
 class DecoderLayer(nn.Module):
-    """Pre-norm self-attention, cross-attention and feed-forward, each with a LayerNorm in its branch."""
+    """Pre-norm self-attention, cross-attention, feed-forward; a LayerNorm in each branch."""
 
     def __init__(self, config: OFAConfig, regularisation: Regularisation) -> None:
         super().__init__()
@@ -89,7 +92,12 @@ class DecoderLayer(nn.Module):
         self.fc2 = nn.Linear(config.ffn_dim, width)
 
     def forward(
-        self, x_BTD: Tensor, source_BSD: Tensor, self_bias: Tensor, cross_bias: Tensor, prompt: LayerPrompt | None
+        self,
+        x_BTD: Tensor,
+        source_BSD: Tensor,
+        self_bias: Tensor,
+        cross_bias: Tensor,
+        prompt: LayerPrompt | None,
     ) -> Tensor:
         """Map `[B, T, D]` to `[B, T, D]` for a whole target at once."""
         normed_BTD = self.self_attn_layer_norm(x_BTD)
@@ -102,7 +110,7 @@ class DecoderLayer(nn.Module):
     def step(
         self, x_N1D: Tensor, cache: DecoderCache, index: int, self_bias: Tensor, cross_bias: Tensor
     ) -> Tensor:
-        """Map one token a row `[N, 1, D]`, adding its key and value to the cache of layer `index`."""
+        """Map one token a row `[N, 1, D]` and add its key and value to layer `index` of the cache."""
         normed_N1D = self.self_attn_layer_norm(x_N1D)
         key, value = self.self_attn.project_source(normed_N1D)
         cache.self_keys[index] = torch.cat([cache.self_keys[index], key], dim=2)
@@ -111,8 +119,10 @@ class DecoderLayer(nn.Module):
             normed_N1D, cache.self_keys[index], cache.self_values[index], self_bias
         )
         x_N1D = x_N1D + self.self_attn_ln(y_N1D)
-        # The hypotheses of one source become the queries of one attention, so that its keys are shared.
-        query_BRD = self.encoder_attn_layer_norm(x_N1D).view(-1, cache.rows_per_source, x_N1D.shape[-1])
+        # The hypotheses of a source become queries of one attention, so that its keys are shared.
+        query_BRD = self.encoder_attn_layer_norm(x_N1D).view(
+            -1, cache.rows_per_source, x_N1D.shape[-1]
+        )
         y_BRD = self.encoder_attn.attend(query_BRD, *cache.cross[index], cross_bias)
         return self._feed_forward(x_N1D + self.cross_attn_ln(y_BRD).view_as(x_N1D))
 
@@ -153,7 +163,7 @@ class Decoder(nn.Module):
         self.layer_norm = nn.LayerNorm(width)
 
     def code_position_ids(self, length: int, device: torch.device) -> Tensor:
-        """Return the image position id `[length]` of each target position of an image-code target."""
+        """Return the image position id `[length]` of each position of an image-code target."""
         grid, bucket = self.config.code_grid_size, self.config.image_bucket_size
         step_T = torch.arange(length, device=device)
         place_T = (step_T - 1) // grid * bucket + (step_T - 1) % grid + 1
@@ -176,16 +186,19 @@ class Decoder(nn.Module):
         step_T = torch.arange(length, device=device)
         embeddings_BTD = self.pos_ln(self.embed_positions(step_T))[None]
         token_TT = token_buckets(
-            step_T, step_T, bucket_size=self.config.token_bucket_size, max_positions=self.config.max_positions
+            step_T,
+            step_T,
+            bucket_size=self.config.token_bucket_size,
+            max_positions=self.config.max_positions,
         )
-        relative = [relative_bias(token_TT, t.weight)[None] for t in self.token_rel_pos_table_list]
+        relative = [relative_bias(token_TT, t)[None] for t in self.token_rel_pos_table_list]
         if code_mask_B is not None:
             ids_T = self.code_position_ids(length, device)
             code_BTD = self.image_pos_ln(self.embed_image_positions(ids_T))[None]
             embeddings_BTD = torch.where(code_mask_B[:, None, None], code_BTD, embeddings_BTD)
             code_TT = image_buckets(ids_T, ids_T, bucket_size=self.config.image_bucket_size)
             relative = [
-                torch.where(code_mask_B[:, None, None, None], relative_bias(code_TT, t.weight)[None], r)
+                torch.where(code_mask_B[:, None, None, None], relative_bias(code_TT, t)[None], r)
                 for t, r in zip(self.image_rel_pos_table_list, relative, strict=True)
             ]
         shared = absolute_bias(
@@ -195,7 +208,9 @@ class Decoder(nn.Module):
             self.config.attention_scale,
         )
         future_TT = step_T[None, :] > step_T[:, None]
-        causal = torch.zeros_like(future_TT, dtype=shared.dtype).masked_fill(future_TT, float("-inf"))
+        causal = torch.zeros_like(future_TT, dtype=shared.dtype).masked_fill(
+            future_TT, float("-inf")
+        )
         return DecoderPositions(embeddings_BTD, tuple(shared + r + causal for r in relative))
 
     def cross_bias(self, embeddings_BTD: Tensor, encoder_positions_SD: Tensor) -> Tensor:
@@ -242,12 +257,16 @@ class Decoder(nn.Module):
         kept.append(x_BTD)
         return self.layer_norm(x_BTD), tuple(kept)
 
-    def start_cache(self, source: EncoderOutput, prompts: Prompts | None, rows_per_source: int) -> DecoderCache:
-        """Project the source once for each layer and put the prompts in front of the self-attention."""
+    def start_cache(
+        self, source: EncoderOutput, prompts: Prompts | None, rows_per_source: int
+    ) -> DecoderCache:
+        """Project the source once a layer and put the prompts in front of self-attention."""
         stack = prompts.decoder if prompts is not None else None
         visible_BL = prompts.decoder_visible_BL if prompts is not None else None
         sources = source.hidden_BND.shape[0]
-        cross = [layer.encoder_attn.project_source(source.hidden_BND) for layer in self.layers]
+        cross = [
+            layer.encoder_attn.project_source(source.hidden_BND) for layer in self._typed_layers()
+        ]
         keys, values, lengths = [], [], []
         for index, (cross_key, _) in enumerate(cross):
             empty = cross_key[:, :, :0]
@@ -276,13 +295,16 @@ class Decoder(nn.Module):
         t = cache.length
         cross_row = cross_bias[:, :, t : t + 1] + cache.cross_mask
         x_N1D = self.embed(ids_N[:, None])
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self._typed_layers()):
             self_row = positions.layer_bias[index][:, :, t : t + 1, : t + 1]
             self_row = self._widen_row(self_row, cache, index)
             x_N1D = layer.step(x_N1D, cache, index, self_row, cross_row)
         cache.length += 1
         features_N1D: Tensor = self.layer_norm(x_N1D)
         return features_N1D[:, 0]
+
+    def _typed_layers(self) -> Iterable[DecoderLayer]:
+        return cast(Iterable[DecoderLayer], self.layers)
 
     def _widen_row(self, row: Tensor, cache: DecoderCache, index: int) -> Tensor:
         row = F.pad(row, (cache.prompt_lengths[index], 0))

@@ -1,6 +1,7 @@
 """The encoder: image features and text in one sequence, image first.
 
-Dimensions: B batch, P image positions, S text positions, N = P + S, D width, H heads, L prompt length.
+Dimensions: B batch, P image positions, S text positions, N = P + S, D width, H heads,
+L prompt length.
 """
 
 from __future__ import annotations
@@ -173,9 +174,9 @@ class Encoder(nn.Module):
         biases = []
         tables = zip(self.token_rel_pos_table_list, self.image_rel_pos_table_list, strict=True)
         for token_table, image_table in tables:
-            bias = F.pad(relative_bias(token_SS, token_table.weight), (patches, 0, patches, 0))
+            bias = F.pad(relative_bias(token_SS, token_table), (patches, 0, patches, 0))
             if image_PP is not None:
-                image_bias = relative_bias(image_PP, image_table.weight)
+                image_bias = relative_bias(image_PP, image_table)
                 bias = bias + F.pad(image_bias, (0, len(text_S), 0, len(text_S)))
             biases.append(bias)
         return biases
@@ -183,7 +184,9 @@ class Encoder(nn.Module):
     def _check_size(self, grid: tuple[int, int] | None, text_length: int) -> None:
         limit = self.config.image_bucket_size
         if grid is not None and max(grid) > limit:
-            raise ValueError(f"feature map {grid[0]}x{grid[1]} exceeds the position table's {limit}")
+            raise ValueError(
+                f"feature map {grid[0]}x{grid[1]} exceeds the position table's {limit}"
+            )
         if text_length > self.config.max_positions:
             raise ValueError(f"{text_length} source tokens exceed {self.config.max_positions}")
 

@@ -89,7 +89,9 @@ class OFA(nn.Module):
             features_BPC, grid = self.encoder.image_features(images_BCHW)
         x_BND, padding_BN = self.encoder.embed(source_ids_BS, features_BPC, image_present_B)
         positions = self._positions_of_source(grid, source_ids_BS.shape[1])
-        encoded: EncoderOutput = self.encoder(x_BND, padding_BN, positions, prompts, keep_layer_inputs)
+        encoded: EncoderOutput = self.encoder(
+            x_BND, padding_BN, positions, prompts, keep_layer_inputs
+        )
         return encoded
 
     def decode(
@@ -99,7 +101,7 @@ class OFA(nn.Module):
         prompts: Prompts | None = None,
         code_mask_B: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return logits `[B, T, V]` of a whole target, and the decoder layers' inputs `[B, T, D]`."""
+        """Return logits `[B, T, V]` of a whole target, and the layers' inputs `[B, T, D]`."""
         x_BTD = self.decoder.embed(decoder_ids_BT, code_mask_B)
         positions = self._positions_of_target(decoder_ids_BT.shape[1], code_mask_B)
         features_BTD, layer_inputs = self.decoder(x_BTD, source, positions, prompts)

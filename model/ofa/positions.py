@@ -1,8 +1,8 @@
 """Relative-position buckets and the attention biases that positions add.
 
-OFA never adds positions to the content ("disentangled"): they enter attention as biases. The bias of
-a pair of positions depends on the shapes of a batch only, never on its content, so it is computed once
-for a shape and shared by all rows.
+OFA never adds positions to the content ("disentangled"): they enter attention as biases. The bias
+of a pair of positions depends on the shapes of a batch only, never on its content, so it is computed
+once for a shape and shared by all rows.
 
 Dimensions: H heads, I query positions, J key positions, D width, N positions.
 """
@@ -12,15 +12,16 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
-def token_buckets(query_I: Tensor, key_J: Tensor, *, bucket_size: int, max_positions: int) -> Tensor:
+def token_buckets(
+    query_I: Tensor, key_J: Tensor, *, bucket_size: int, max_positions: int
+) -> Tensor:
     """Return the bucket `[I, J]` of each pair of text positions.
 
-    Distances up to `bucket_size / 2` have a bucket each, larger ones share logarithmic buckets up to
-    `max_positions`. The arithmetic is float32 on purpose: its rounding is part of the definition.
+    Distances up to `bucket_size / 2` have a bucket each, larger ones share logarithmic buckets up
+    to `max_positions`. The arithmetic is float32 on purpose: its rounding is part of the definition.
     """
     distance_IJ = query_I[:, None] - key_J[None, :]
     middle = bucket_size // 2
@@ -58,14 +59,15 @@ def image_buckets(query_I: Tensor, key_J: Tensor, *, bucket_size: int) -> Tensor
 
 
 def absolute_bias(query_ID: Tensor, key_JD: Tensor, heads: int, scale: float) -> Tensor:
-    """Return the scaled dot products `[..., H, I, J]` of projected position embeddings, head by head."""
+    """Return scaled dot products `[..., H, I, J]` of projected position embeddings, by head."""
 
     def split(x: Tensor) -> Tensor:
-        return x.unflatten(-1, (heads, -1)).transpose(-2, -3)
+        return x.reshape(*x.shape[:-1], heads, -1).transpose(-2, -3)
 
     return (split(query_ID) * scale) @ split(key_JD).transpose(-1, -2)
 
 
-def relative_bias(bucket_IJ: Tensor, table_weight: Tensor) -> Tensor:
-    """Look buckets `[..., I, J]` up in a table `[buckets, H]` and return `[..., H, I, J]`."""
-    return F.embedding(bucket_IJ, table_weight).movedim(-1, -3)
+def relative_bias(bucket_IJ: Tensor, table: nn.Module) -> Tensor:
+    """Look buckets `[..., I, J]` up in an embedding `[buckets, H]`; returns `[..., H, I, J]`."""
+    bias_IJH: Tensor = table(bucket_IJ)
+    return bias_IJH.movedim(-1, -3)

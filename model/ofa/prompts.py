@@ -1,7 +1,7 @@
 """Key/value prompts as an argument of the model.
 
-A prompt is handed down the layers explicitly instead of living in a cache: activation checkpointing,
-beam search and a batch whose rows carry different prompts then all take the same path.
+A prompt is handed down the layers explicitly instead of living in a cache: activation
+checkpointing, beam search and a batch whose rows carry different prompts take the same path.
 
 Dimensions: B batch (or 1, shared by the batch), H heads, L prompt length, K head width.
 """
@@ -32,11 +32,11 @@ class Prompts:
     encoder: StackPrompt | None = None
     decoder: StackPrompt | None = None
     encoder_visible_BL: Tensor | None = None
-    """False at the filler of shorter prompts, where rows of one batch have prompts of different lengths."""
+    """False at the filler of shorter prompts, where the rows' prompts differ in length."""
     decoder_visible_BL: Tensor | None = None
 
     def select(self, rows_N: Tensor) -> Prompts:
-        """Return the prompts of the given batch rows `[N]`; prompts shared by the batch stay shared."""
+        """Return the prompts of the given batch rows `[N]`; shared prompts stay shared."""
 
         def pick(tensor: Tensor) -> Tensor:
             return tensor if tensor.shape[0] == 1 else tensor.index_select(0, rows_N)
@@ -44,7 +44,9 @@ class Prompts:
         def pick_stack(stack: StackPrompt | None) -> StackPrompt | None:
             if stack is None:
                 return None
-            return tuple(None if p is None else LayerPrompt(pick(p.key), pick(p.value)) for p in stack)
+            return tuple(
+                None if p is None else LayerPrompt(pick(p.key), pick(p.value)) for p in stack
+            )
 
         def pick_mask(mask_BL: Tensor | None) -> Tensor | None:
             return None if mask_BL is None else pick(mask_BL)

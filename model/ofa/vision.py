@@ -17,7 +17,7 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 with a residual connection; `planes` is the inner width, the output four times as wide."""
+    """1x1, 3x3, 1x1 with a shortcut; the output is four times as wide as the inner `planes`."""
 
     def __init__(self, inputs: int, planes: int, stride: int) -> None:
         super().__init__()
@@ -30,7 +30,9 @@ class Bottleneck(nn.Module):
         self.bn3 = nn.BatchNorm2d(outputs)
         self.downsample: nn.Sequential | None = None
         if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(_conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+            self.downsample = nn.Sequential(
+                _conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs)
+            )
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Map `[B, inputs, H, W]` to `[B, 4 planes, H / stride, W / stride]`."""

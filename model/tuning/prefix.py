@@ -1,7 +1,7 @@
 """Prefix tuning: trainable keys and values in front of every layer's self-attention.
 
 Dimensions: L prompt length, D width, H heads, K head width.
-Source: arXiv 2208.02532; the slot layout (key, value, layer by layer) is that of the published code.
+Source: arXiv 2208.02532; the slot layout (key, value, layer by layer) is the published code's.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ class StackPrefix(nn.Module):
         layers = list(range(depth)) if config.layers is None else sorted(set(config.layers))
         outside = [index for index in layers if not 0 <= index < depth]
         if outside:
-            raise ValueError(f"tuning.prefix.layers: {outside[0]} is not among the layers 0..{depth - 1}")
+            raise ValueError(
+                f"tuning.prefix.layers: {outside[0]} is not among the layers 0..{depth - 1}"
+            )
         self.depth, self.layers = depth, layers
         self.length, self.dropout = config.length, config.dropout
         self.heads, self.head_dim = base.attention_heads, base.head_dim
@@ -75,7 +77,7 @@ class PrefixTuning(nn.Module):
 
     @torch.no_grad()
     def export_state(self) -> dict[str, Tensor]:
-        """Return plain keys and values `[H, L, K]` by `<stack>.<layer>.<key|value>`; an MLP is folded."""
+        """Return plain `[H, L, K]` tensors by `<stack>.<layer>.<key|value>`; an MLP is folded."""
         was_training = self.training
         self.eval()
         tensors: dict[str, Tensor] = {}

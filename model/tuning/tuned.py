@@ -36,7 +36,7 @@ class TunedModel(nn.Module):
         return self.config.method != "finetune"
 
     def prompts(self) -> Prompts | None:
-        """Return the prompts for one forward pass or one generation; None when the base itself is tuned."""
+        """Return the prompts of one pass or generation; None when the base itself is tuned."""
         if self.method is None:
             return None
         prompts: Prompts = self.method()
@@ -56,13 +56,13 @@ class TunedModel(nn.Module):
         return logits_BTV
 
     def train(self, mode: bool = True) -> Self:
-        """Switch training mode; the base keeps its BatchNorm in eval unless it is itself pretrained."""
+        """Switch training mode; the base keeps BatchNorm in eval unless it is pretrained."""
         super().train(mode)
         self.base.train(mode)
         return self
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """Return CPU copies of all that training changes: the prompts, or the base with its buffers."""
+        """Return CPU copies of what training changes: the prompts, or the base with its buffers."""
         module: nn.Module = self.base if self.method is None else self.method
         tensors = module.state_dict()
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
@@ -78,7 +78,9 @@ class TunedModel(nn.Module):
             module.load_state_dict(tensors)
         except RuntimeError as error:
             line = " ".join(str(error).split())
-            raise CheckpointError(f"the saved state doesn't fit this model: {line[:300]}") from error
+            raise CheckpointError(
+                f"the saved state doesn't fit this model: {line[:300]}"
+            ) from error
 
     def export_state(self) -> dict[str, Tensor]:
         """Return the tensors of a prompt artifact.
