@@ -138,8 +138,11 @@ class TrainingConfig:
     best_metric: str | None = None
     """Metric that decides which checkpoint is best, such as `vqa/accuracy`: larger is better. None
     takes the mean validation loss: smaller is better."""
+    answer_tasks: list[str] | None = None
+    """Tasks whose answers are searched and scored in a validation; None takes that of best_metric,
+    if one is named."""
     beam_size: int = 3
-    """Hypotheses kept while answers are searched for best_metric."""
+    """Hypotheses kept while these answers are searched."""
     step_timeout_s: float = 600.0
     """Longest a step, validation or checkpoint may wait for another rank before the run breaks."""
 
@@ -156,6 +159,12 @@ class TrainingConfig:
         for name in ("label_smoothing", "dropout", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
+
+    def answered_tasks(self) -> list[str]:
+        """Tasks whose answers a validation scores."""
+        if self.answer_tasks is not None or self.best_metric is None:
+            return list(self.answer_tasks or [])
+        return [self.best_metric.split("/")[0]]
 
 
 @dataclass(frozen=True, kw_only=True)

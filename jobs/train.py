@@ -1,0 +1,210 @@
+"""`prefixworks train`: tune a prompt on a frozen base, or pretrain a base, with DeepSpeed.
+
+prefixworks train --config=train.yaml --optimizer.lr=3e-3
+
+The command is a parent: it starts DeepSpeed's launcher, which starts the ranks, each of them this
+command again. Started by a launcher itself (RANK is set), it is a rank.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import psutil
+
+from pipeline.errors import EXIT_INTERRUPTED, ConfigError, TrainingError
+
+if TYPE_CHECKING:
+    from pipeline.config import RunConfig
+    from pipeline.training.hooks import Hook
+
+RESUME = "--resume"
+_EPILOG = """examples:
+  prefixworks train --config=train.yaml --optimizer.lr=3e-3
+  prefixworks train --config=train.yaml --resume
+
+--resume continues the run of that name from its newest checkpoint, if it has one. A run that gets
+SIGTERM or SIGUSR1 saves its state and exits with status 75.
+"""
+_FORWARDED = (signal.SIGTERM, signal.SIGUSR1)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command and returns its exit status."""
+    # Here, because torch takes seconds to import and `--help` of other stages must not wait.
+    from pipeline.config import RunConfig, parse
+    from pipeline.training.run_folder import check_folder
+
+    words = [word for word in argv if word != RESUME]
+    resume = len(words) < len(argv)
+    config, dry_run = parse(
+        RunConfig,
+        words,
+        prog="prefixworks train",
+        description="Train with DeepSpeed: a prompt on a frozen base, or a whole base.",
+        epilog=_EPILOG,
+    )
+    if dry_run:
+        print(_plan(config))
+        return 0
+    if "RANK" in os.environ or "SLURM_PROCID" in os.environ:
+        return _rank(config, resume)
+    check_folder(config, resume)
+    if config.engine.processes == 1:
+        return _rank(config, resume)
+    return launch(config, argv)
+
+
+def launch(config: RunConfig, argv: Sequence[str]) -> int:
+    """Starts the ranks of this machine through DeepSpeed's launcher and waits for them.
+
+    Args:
+        config: The run.
+        argv: Arguments for each rank.
+
+    Returns:
+        0 when all ranks ended well; else the status of the first that did not, which has said why.
+
+    Raises:
+        TrainingError: a rank was killed.
+    """
+    from pipeline.training.run_folder import INTERRUPTED, run_folder
+    from pipeline.training.signals import follow_parent
+    from pipeline.training.world import find_port
+
+    processes = config.engine.processes
+    threads = config.engine.threads_per_process or max(1, len(os.sched_getaffinity(0)) // processes)
+    # What the launcher reads instead of a host file: the devices of each host.
+    hosts = base64.urlsafe_b64encode(json.dumps({"localhost": list(range(processes))}).encode())
+    command = [
+        *(sys.executable, "-m", "deepspeed.launcher.launch"),
+        f"--world_info={hosts.decode()}",
+        "--master_addr=127.0.0.1",
+        f"--master_port={find_port()}",
+        *("--log_level=critical", "--no_local_rank", "--module"),
+        *("jobs.train", *argv),
+    ]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(threads),
+        # One machine: its ranks need not be reached from outside.
+        "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),
+        "TOKENIZERS_PARALLELISM": "false",
+        # Ranks import this checkout, as the parent did.
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), *_python_path()]),
+    }
+    if not _has_cuda():
+        environment["DS_ACCELERATOR"] = "cpu"
+    launcher = subprocess.Popen(command, env=environment, preexec_fn=follow_parent)
+    with _forwarding(launcher):
+        status = launcher.wait()
+    if (run_folder(config) / INTERRUPTED).is_file():
+        return EXIT_INTERRUPTED
+    if status < 0 or status > 128:
+        number = -status if status < 0 else 256 - status
+        raise TrainingError(
+            f"a rank was killed by {_signal_name(number)}; --resume continues from the newest"
+            " checkpoint"
+        )
+    return status
+
+
+def hooks_of(config: RunConfig) -> list[Hook]:
+    """Who is told about a run."""
+    if not config.tracking.enabled:
+        return []
+    from pipeline.tracking.mlflow import MlflowHook
+
+    return [MlflowHook()]
+
+
+def _rank(config: RunConfig, resume: bool) -> int:
+    from pipeline.training.signals import follow_parent
+    from pipeline.training.trainer import train
+
+    if "RANK" in os.environ:
+        follow_parent()
+    result = train(config, hooks_of(config), resume=resume)
+    if os.environ.get("RANK", "0") == "0":
+        metrics = ", ".join(f"{name} {value:.4f}" for name, value in result.best_metrics.items())
+        print(
+            f"{result.output_dir}: {result.final_step} steps in {result.seconds:.1f} s; {metrics}"
+        )
+    return 0
+
+
+@contextmanager
+def _forwarding(launcher: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Hands a request to stop to the ranks: the launcher itself would end them without a word."""
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        try:
+            ranks = psutil.Process(launcher.pid).children()
+        except psutil.NoSuchProcess:
+            return
+        for rank in ranks:
+            try:
+                rank.send_signal(number)
+            except psutil.NoSuchProcess:
+                continue
+
+    before = {number: signal.signal(number, forward) for number in _FORWARDED}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _plan(config: RunConfig) -> str:
+    from data_prep.schema import read_manifest
+
+    if not config.data.train:
+        raise ConfigError("data.train names no data set to learn from")
+    manifests = [read_manifest(folder) for folder in config.data.train]
+    training, ranks = config.training, config.engine.processes
+    batch = training.batch_size_per_rank * training.gradient_accumulation * ranks
+    samples = sum(
+        count
+        for manifest in manifests
+        for task, count in manifest.tasks.items()
+        if config.data.tasks is None or task in config.data.tasks
+    )
+    steps = training.max_steps or max(1, round((training.epochs or 1.0) * samples / batch))
+    return (
+        f"would train {config.tuning.method} on {config.base.path}: about {steps} steps of {batch}"
+        f" samples out of {samples}, {ranks} ranks, ZeRO stage {config.engine.zero_stage}"
+    )
+
+
+def _python_path() -> list[str]:
+    return [path for path in [os.environ.get("PYTHONPATH")] if path]
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+if __name__ == "__main__":
+    from jobs.cli import run_stage
+
+    sys.exit(run_stage(main, sys.argv[1:]))

@@ -1,0 +1,236 @@
+"""DeepSpeed: the only file that imports it.
+
+The loop sees a few verbs (forward, backward, step, save, load); which ZeRO stage runs, and where
+parameters and optimizer states lie, stays in here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from model.tuning import TunedModel
+from pipeline.config import RunConfig
+from pipeline.errors import CheckpointError, TrainingError
+from pipeline.training.data import Batch
+from pipeline.training.deepspeed_config import deepspeed_config
+from pipeline.training.world import World, environment_rank, find_port, lost_contact
+
+# Read while DeepSpeed is imported; without it, it looks for accelerators by itself, and slowly.
+os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+# It announces its findings while it is imported, on every rank.
+logging.disable(logging.INFO)
+import deepspeed  # noqa: E402
+from deepspeed.utils import logger as deepspeed_logger  # noqa: E402
+
+logging.disable(logging.NOTSET)
+deepspeed_logger.setLevel(logging.WARNING)
+
+_MODEL_FILE = ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_model_states.pt")
+"""DeepSpeed's name of the file that lists the parameters, below stage 3 and in it."""
+
+
+def join_world(config: RunConfig) -> World:
+    """Makes this process a rank: of the launcher that started it, or the only one.
+
+    Raises:
+        TrainingError: the other ranks do not appear.
+    """
+    rank, size, local_rank = environment_rank() or (0, 1, 0)
+    names = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": local_rank}
+    os.environ.update({name: str(value) for name, value in names.items()})
+    if size == 1:
+        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+        os.environ.setdefault("MASTER_PORT", str(find_port()))
+    on_cpu = deepspeed.get_accelerator().device_name() == "cpu"
+    if on_cpu:
+        # Its shared-memory all-reduce is compiled on first use and leaves its buffers in /dev/shm
+        # behind a killed rank; gloo needs neither. An empty table also spares probing compilers.
+        deepspeed.ops.__compatible_ops__ = {}
+    else:
+        torch.cuda.set_device(local_rank)
+    try:
+        deepspeed.init_distributed(
+            dist_backend="gloo" if on_cpu else "nccl",
+            auto_mpi_discovery=False,
+            verbose=False,
+            timeout=timedelta(seconds=config.training.step_timeout_s),
+        )
+    except RuntimeError as error:
+        raise lost_contact(rank, error) from error
+    device = torch.device("cpu") if on_cpu else torch.device("cuda", local_rank)
+    return World(rank=rank, size=size, device=device)
+
+
+def leave_world() -> None:
+    """Ends the process group; after it no rank talks to another."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+class _Forward(nn.Module):
+    """The tuned model under the precision of the run."""
+
+    def __init__(self, model: TunedModel, precision: str, device: torch.device) -> None:
+        super().__init__()
+        self.model = model
+        self._autocast = functools.partial(
+            torch.autocast, device.type, dtype=torch.bfloat16, enabled=precision == "bf16"
+        )
+
+    def forward(self, source: Tensor, images: Tensor, present: Tensor, decoder: Tensor) -> Tensor:
+        with self._autocast():
+            logits: Tensor = self.model(source, images, present, decoder)
+        return logits
+
+
+class Engine:
+    """A tuned model, its optimizer and their shards on all ranks."""
+
+    def __init__(self, model: TunedModel, config: RunConfig, world: World) -> None:
+        """Shards and places the model.
+
+        Args:
+            model: On the CPU, the same on every rank.
+            config: The run.
+            world: The ranks.
+        """
+        self.model = model
+        self._world = world
+        self._stage = config.engine.zero_stage
+        if config.engine.activation_checkpointing:
+            _checkpoint_layers(model)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.trainable = sum(parameter.numel() for parameter in trained)
+        """Number of trained values."""
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=_Forward(model.to(world.device), config.engine.precision, world.device),
+            optimizer=_adamw(model, config),
+            config=deepspeed_config(config, ranks=world.size, trainable=self.trainable),
+        )
+
+    def train(self) -> None:
+        """Training mode."""
+        self._engine.train()
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits [B, T, V] of a batch on the engine's device."""
+        logits: Tensor = self._engine(
+            batch.source_ids_BS, batch.images_BCHW, batch.image_present_B, batch.decoder_ids_BT
+        )
+        return logits
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds a loss's gradients; they are summed over micro-batches and ranks, not averaged."""
+        self._engine.backward(loss * self._world.size, scale_wrt_gas=False)
+
+    def step(self, lr: float) -> float | None:
+        """Ends a micro-batch; the last of a step clips and updates.
+
+        Args:
+            lr: Learning rate of the step.
+
+        Returns:
+            L2 norm of all gradients before clipping; None before the last micro-batch, or where
+            DeepSpeed does not know it.
+        """
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        last = self._engine.is_gradient_accumulation_boundary()
+        self._engine.step()
+        norm = self._engine.get_global_grad_norm() if last else None
+        return None if norm is None else float(norm)
+
+    @contextlib.contextmanager
+    def whole_model(self) -> Iterator[TunedModel]:
+        """The model with all its parameters in one place, to be read on every rank."""
+        if self._stage < 3:
+            yield self.model
+            return
+        with deepspeed.zero.GatheredParameters(list(self.model.parameters()), modifier_rank=None):
+            yield self.model
+
+    def save(self, folder: Path, tag: str) -> None:
+        """Writes trained parameters and optimizer states into folder/tag, from every rank.
+
+        Raises:
+            TrainingError: a file cannot be written.
+        """
+        try:
+            self._engine.save_checkpoint(
+                str(folder), tag=tag, save_latest=False, exclude_frozen_parameters=True
+            )
+        except (OSError, RuntimeError) as error:
+            rank = self._world.rank
+            raise TrainingError(f"rank {rank} cannot save {folder / tag}: {error}") from error
+
+    def check_saved(self, place: Path) -> None:
+        """Reads a checkpoint of this engine again and looks for everything that is trained.
+
+        Raises:
+            CheckpointError: a trained parameter is not in it.
+        """
+        # Our own file, written a moment ago: DeepSpeed keeps more than tensors in it.
+        saved = torch.load(
+            place / _MODEL_FILE[self._stage == 3], map_location="cpu", weights_only=False
+        )
+        shapes: dict[str, object] = {}
+        for group in saved["param_shapes"] or ():
+            shapes |= group
+        names = {name for name, p in self._engine.module.named_parameters() if p.requires_grad}
+        held = set(shapes) if self._stage else set(saved["module"])
+        missing = sorted(names - held)
+        if missing:
+            raise CheckpointError(f"{place} lacks {missing[0]} and {len(missing) - 1} more")
+
+    def load(self, folder: Path, tag: str) -> None:
+        """Takes back what save wrote, with as many ranks and the same stage.
+
+        Raises:
+            CheckpointError: it does not fit this run.
+        """
+        try:
+            found, _ = self._engine.load_checkpoint(
+                str(folder), tag=tag, load_module_strict=False, load_lr_scheduler_states=False
+            )
+        except (OSError, RuntimeError, KeyError, ValueError, AssertionError) as error:
+            line = " ".join(str(error).split())[:300]
+            raise CheckpointError(f"{folder / tag} cannot be loaded: {line}") from error
+        if found is None:
+            raise CheckpointError(f"{folder / tag} holds no checkpoint")
+
+
+def _adamw(model: TunedModel, config: RunConfig) -> torch.optim.AdamW:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    settings = config.optimizer
+    groups: list[dict[str, Any]] = [
+        {
+            "params": [p for p in trained if p.dim() > 1],
+            "weight_decay": settings.weight_decay,
+        },
+        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    # torch's own: DeepSpeed's is compiled on first use.
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=settings.lr,
+        betas=settings.betas,
+        eps=settings.eps,
+    )
+
+
+def _checkpoint_layers(model: TunedModel) -> None:
+    """Lets each layer of both stacks forget its activations until the backward pass."""
+    for layer in [*model.base.encoder.layers, *model.base.decoder.layers]:
+        recomputed = functools.partial(checkpoint, layer.forward, use_reentrant=False)
+        setattr(layer, "forward", recomputed)  # noqa: B010  # mypy forbids the plain assignment

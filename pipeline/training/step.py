@@ -1,0 +1,100 @@
+"""One optimizer step: loss over the tokens of all ranks, gradients, update."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from model.losses import label_smoothed_loss
+from pipeline.errors import TrainingError
+from pipeline.training.data import Batch
+from pipeline.training.engine import Engine
+from pipeline.training.world import World, lost_contact
+
+_SEED_MODULUS = 2**63
+
+
+@dataclass
+class StepSums:
+    """Sums over this rank's tokens since the last report."""
+
+    loss: float = 0.0
+    """Label-smoothed loss."""
+    nll: float = 0.0
+    """Negative log-likelihood of the labels."""
+    tokens: int = 0
+    samples: int = 0
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Makes dropout a function of seed, step and rank, so that no generator has to be saved."""
+    torch.manual_seed((seed * 1_000_003 + step * 4_099 + rank) % _SEED_MODULUS)
+
+
+def train_step(
+    engine: Engine,
+    batches: Sequence[Batch],
+    *,
+    lr: float,
+    label_smoothing: float,
+    global_tokens: float,
+    sums: StepSums,
+    step: int,
+    world: World,
+) -> float | None:
+    """Runs the micro-batches of a rank and updates the parameters.
+
+    The loss is the mean over the tokens of the whole global batch, so how samples are dealt to
+    ranks and micro-batches does not weigh them.
+
+    Args:
+        engine: Model and optimizer.
+        batches: The micro-batches.
+        lr: Learning rate.
+        label_smoothing: Probability mass taken from the label.
+        global_tokens: Labelled tokens of all ranks' micro-batches.
+        sums: Where the losses are added.
+        step: Steps done before, for errors.
+        world: The ranks.
+
+    Returns:
+        L2 norm of the gradients before clipping; None where DeepSpeed does not know it.
+
+    Raises:
+        TrainingError: a loss or the norm is not finite, or another rank is gone.
+    """
+    norm: float | None = None
+    for batch in batches:
+        placed = batch.to(world.device)
+        loss_sum, nll_sum, _ = label_smoothed_loss(
+            engine.forward(placed),
+            placed.target_BT,
+            epsilon=label_smoothing,
+            confidence_B=placed.confidence_B,
+        )
+        loss = float(loss_sum.detach())
+        if not math.isfinite(loss):
+            raise not_finite(f"the loss is {loss}", batches, step, world.rank)
+        try:
+            engine.backward(loss_sum / global_tokens)
+            norm = engine.step(lr)
+        except RuntimeError as error:
+            if "connection" in str(error).lower() or "timed out" in str(error).lower():
+                raise lost_contact(world.rank, error) from error
+            raise
+        sums.loss += loss
+        sums.nll += float(nll_sum)
+        sums.tokens += batch.tokens
+        sums.samples += len(batch.uids)
+    if norm is not None and not math.isfinite(norm):
+        raise not_finite(f"the gradient's norm is {norm}", batches, step, world.rank)
+    return norm
+
+
+def not_finite(what: str, batches: Sequence[Batch], step: int, rank: int) -> TrainingError:
+    """The error of a step that went wrong, with the samples that it was made of."""
+    uids = ", ".join(uid for batch in batches for uid in batch.uids)
+    return TrainingError(f"{what} at step {step + 1} on rank {rank}; its samples: {uids}")

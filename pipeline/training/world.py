@@ -1,0 +1,103 @@
+"""The ranks of a run, and the few things that they tell each other outside the optimizer."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pipeline.errors import TrainingError
+
+ObjectT = TypeVar("ObjectT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """This process among the ranks; without a process group it is alone."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this rank writes the files and talks."""
+        return self.rank == 0
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        """Sums each value over the ranks, in float64.
+
+        Raises:
+            TrainingError: another rank is gone.
+        """
+        if self.size == 1:
+            return list(values)
+        dtype = torch.float32 if self.device.type == "mps" else torch.float64
+        vector = torch.tensor(values, dtype=dtype, device=self.device)
+        self._collective(lambda: dist.all_reduce(vector))
+        summed: list[float] = vector.tolist()
+        return summed
+
+    def average_(self, tensors: Sequence[Tensor]) -> None:
+        """Replaces float tensors by their mean over the ranks."""
+        if self.size == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        self._collective(lambda: dist.all_reduce(flat))
+        flat /= self.size
+        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def gather(self, value: ObjectT) -> list[ObjectT]:
+        """The objects of all ranks, in their order, on every rank."""
+        if self.size == 1:
+            return [value]
+        values: list[ObjectT | None] = [None] * self.size
+        self._collective(lambda: dist.all_gather_object(values, value))
+        return [value for value in values if value is not None]
+
+    def barrier(self) -> None:
+        """Waits until all ranks are here."""
+        if self.size > 1:
+            self._collective(dist.barrier)
+
+    def _collective(self, run: Callable[[], object]) -> None:
+        try:
+            run()
+        except RuntimeError as error:
+            raise lost_contact(self.rank, error) from error
+
+
+def lost_contact(rank: int, error: BaseException) -> TrainingError:
+    """What a rank says when another one went away: the reason stands in the other's own words."""
+    reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+    return TrainingError(f"rank {rank} lost contact with another rank: {reason}")
+
+
+def find_port() -> int:
+    """A TCP port on the loopback address that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def environment_rank() -> tuple[int, int, int] | None:
+    """Rank, number of ranks and rank on this machine, as a launcher announced them; else None.
+
+    Slurm's own variables count too: its launcher sets no others.
+    """
+    for rank, size, local in (
+        ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
+        ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
+    ):
+        if rank in os.environ and size in os.environ and "MASTER_ADDR" in os.environ:
+            return int(os.environ[rank]), int(os.environ[size]), int(os.environ.get(local, 0))
+    return None
