@@ -67,7 +67,7 @@ def store_image(content: bytes, name: str, policy: ImagePolicy) -> StoredImage:
         raise Rejected(Reason.TOO_MANY_PIXELS, f"{name}: {error}") from error
     except Exception as error:
         # Parsers of damaged headers raise nearly anything; every case is recorded.
-        raise Rejected(Reason.CORRUPT_IMAGE, f"{name}: {_words(error)}") from error
+        raise _damaged(name, error) from error
     width, height = image.size
     if width * height > policy.max_pixels:
         raise Rejected(
@@ -78,8 +78,7 @@ def store_image(content: bytes, name: str, policy: ImagePolicy) -> StoredImage:
         return _fitted(image, content, name, policy)
     except Exception as error:
         # The same for damaged pixel data.
-        reason = Reason.TRUNCATED_IMAGE if "truncated" in str(error) else Reason.CORRUPT_IMAGE
-        raise Rejected(reason, f"{name}: {_words(error)}") from error
+        raise _damaged(name, error) from error
 
 
 def _fitted(image: Image.Image, content: bytes, name: str, policy: ImagePolicy) -> StoredImage:
@@ -126,8 +125,11 @@ def _orientation(image: Image.Image) -> int:
     return orientation if orientation in _TURNS else 1
 
 
-def _words(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+def _damaged(name: str, error: Exception) -> Rejected:
+    # Pillow tells truncation from other damage only in words.
+    cut = "truncated" in str(error).lower()
+    reason = Reason.TRUNCATED_IMAGE if cut else Reason.CORRUPT_IMAGE
+    return Rejected(reason, f"{name}: {type(error).__name__}: {error}")
 
 
 def stored_box(box: Corners, image: StoredImage) -> Corners:
@@ -147,11 +149,14 @@ def stored_box(box: Corners, image: StoredImage) -> Corners:
     x0, y0, x1, y1 = _turned((x0, y0, x1, y1), width, height, image.orientation)
     if image.orientation in _SWAPPED:
         width, height = height, width
-    if (width, height) == (image.facts.width, image.facts.height):
-        return x0, y0, x1, y1
-    # One division each, so that a box on the far edge lands on the edge and not beyond.
     across, down = image.facts.width, image.facts.height
-    return x0 * across / width, y0 * down / height, x1 * across / width, y1 * down / height
+    if (width, height) != (across, down):
+        # Multiply first, so that a box on the far edge lands on the edge and not beyond.
+        x0, x1 = x0 * across / width, x1 * across / width
+        y0, y1 = y0 * down / height, y1 * down / height
+    if not (x0 < x1 and y0 < y1):
+        raise Rejected(Reason.BAD_BOX, f"box {box} is too small to be told from nothing")
+    return x0, y0, x1, y1
 
 
 def _turned(box: Corners, width: int, height: int, orientation: int) -> Corners:

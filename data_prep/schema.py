@@ -276,8 +276,9 @@ class Manifest:
         return "sha256:" + hashlib.sha256(canonical_json(self._body())).hexdigest()
 
     def _body(self) -> dict[str, Any]:
-        head = {"format": MANIFEST_FORMAT, "schema_version": SCHEMA_VERSION}
-        return {**head, **dataclasses.asdict(self)}
+        body = dataclasses.asdict(self)
+        body["shards"], body["sources"] = list(body["shards"]), list(body["sources"])
+        return {"format": MANIFEST_FORMAT, "schema_version": SCHEMA_VERSION, **body}
 
     def to_json(self) -> dict[str, Any]:
         """The manifest as plain JSON values, with its format and digest."""

@@ -139,4 +139,6 @@ def describe(plan: DatasetPlan) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    from jobs.cli import run_stage
+
+    sys.exit(run_stage(main, sys.argv[1:]))
