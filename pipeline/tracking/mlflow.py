@@ -6,6 +6,7 @@ tracking server that is slow, down or refusing costs training one line in a file
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config_tree import plain
-from pipeline.errors import DataError
+from pipeline.errors import DataError, RegistryError
 from pipeline.tracking.config import TrackingConfig, resolve_store
 from pipeline.tracking.delivery import Courier, Delivery
 from pipeline.tracking.identity import RunIdentity, new_identity, read_identity
@@ -45,21 +46,18 @@ class MlflowHook:
 
     def on_start(self, run_dir: Path, config: RunConfig) -> None:
         """Opens the journal, or continues it when the run folder has one, and tells who runs."""
-        journal = Journal(run_dir)
-        identity = read_identity(journal.run_dir)
-        if identity is None:
-            location = resolve_store(config.tracking, config.output_dir)
-            identity = new_identity(config.name, config.tracking.experiment, location)
-            identity.save(journal.folder)
+        try:
+            journal = Journal(run_dir)
+            identity = read_identity(journal.run_dir) or _introduce(journal, config)
+        except (OSError, RegistryError) as error:
+            log.warning("this run is not recorded, training goes on: %s", error)
+            return
+        delivery = Delivery(journal, identity, config.tracking.request_timeout_s)
         self._journal = journal
+        self._courier = Courier(delivery, config.tracking)
+        atexit.register(self._abandon)
         for entry in _opening(journal.run_dir, config):
-            journal.append(entry)
-        self._start(journal, identity, config.tracking)
-
-    def _start(self, journal: Journal, identity: RunIdentity, config: TrackingConfig) -> None:
-        delivery = Delivery(journal, identity, config.request_timeout_s)
-        self._courier = Courier(delivery, config)
-        self._courier.notify()
+            self._tell(entry)
 
     def on_log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Records training metrics of a step."""
@@ -82,13 +80,27 @@ class MlflowHook:
         self._tell({"kind": "tags", "values": tags})
         for picture in sorted((self._journal.run_dir / PICTURES_FOLDER).glob("*.png")):
             self._tell(_artifact(self._journal.run_dir, picture, PICTURES_FOLDER))
-        self._tell({"kind": "end", "status": "FINISHED", "time_ms": _now_ms()})
-        self._courier.close()
+        self._close("FINISHED")
+
+    def _abandon(self) -> None:
+        """Says that the process ended before the run did; a resumed run is RUNNING again."""
+        self._close("KILLED")
+
+    def _close(self, status: str) -> None:
+        atexit.unregister(self._abandon)
+        self._tell({"kind": "end", "status": status, "time_ms": _now_ms()})
+        if self._courier is not None:
+            self._courier.close()
+        self._journal = self._courier = None
 
     def _tell(self, entry: Entry) -> None:
         if self._journal is None or self._courier is None:
             return
-        self._journal.append(entry)
+        try:
+            self._journal.append(entry)
+        except OSError as error:
+            log.warning("the rest of this run is not recorded, training goes on: %s", error)
+            self._journal = None
         self._courier.notify()
 
 
@@ -140,6 +152,13 @@ def sync_run(run_dir: str | Path) -> int:
     if identity is None:
         return 0
     return Delivery(Journal(run_dir), identity).deliver()
+
+
+def _introduce(journal: Journal, config: RunConfig) -> RunIdentity:
+    location = resolve_store(config.tracking, config.output_dir)
+    identity = new_identity(config.name, config.tracking.experiment, location)
+    identity.save(journal.folder)
+    return identity
 
 
 def _opening(run_dir: Path, config: RunConfig) -> list[Entry]:

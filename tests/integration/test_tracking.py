@@ -120,6 +120,36 @@ def test_a_resumed_run_continues_its_mlflow_run(tmp_path: Path) -> None:
     assert len(client.search_runs([experiment])) == 1
 
 
+def test_a_run_that_ends_early_says_so_and_goes_on(tmp_path: Path) -> None:
+    config = run_config(tmp_path)
+    code = (
+        "import sys\n"
+        "from tests.integration.test_tracking import *\n"
+        "record_run(run_config(Path(sys.argv[1])), range(3), end=False)\n"
+    )
+    root = str(Path(__file__).resolve().parents[2])
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    subprocess.run(command, check=True, timeout=100, cwd=root)
+    run_dir = Path(config.output_dir) / config.name
+    client, run_id = client_and_run(run_dir)
+    assert client.get_run(run_id).info.status == "KILLED"
+    assert loss_steps(client, run_id) == [0, 1, 2]
+    record_run(config, range(3, 5))
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert loss_steps(client, run_id) == [0, 1, 2, 3, 4]
+
+
+def test_a_folder_that_cannot_be_written_does_not_stop_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = run_config(tmp_path)
+    run_dir = Path(config.output_dir) / config.name
+    run_dir.mkdir(parents=True)
+    (run_dir / "tracking").write_text("in the way")
+    record_run(config, range(2))
+    assert "training goes on" in caplog.text
+
+
 def test_an_evaluation_joins_the_run(tmp_path: Path) -> None:
     run_dir = record_run(run_config(tmp_path), range(3))
     picture = tmp_path / "boxes.png"
