@@ -6,10 +6,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Extra arguments, as in: make test PYTEST_ARGS="tests/unit -x"
 PYTEST_ARGS ?=
-DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format clean
+.PHONY: help install test lint format clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -21,9 +20,6 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off \
 	    --constraint constraints.txt --editable '.[dev]'
 	touch $@
-
-demo: $(STAMP) ## Run the whole pipeline on the embedded world
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/prefixworks demo $(DEMO_ARGS)
 
 test: $(STAMP) ## Run all tests
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(PYTEST_ARGS)

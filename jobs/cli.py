@@ -32,11 +32,6 @@ class Command:
 
 
 COMMANDS: dict[str, Command] = {
-    "demo": Command(
-        "jobs.demo",
-        "run everything below on the embedded world, in minutes",
-        "prefixworks demo",
-    ),
     "synthesize": Command(
         "jobs.synthesize",
         "write the embedded world: raw images with annotations in real formats",

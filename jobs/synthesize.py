@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
     written = write_world(
         config.output,
         domain=plan.domain,
-        scenes=plan.scenes,
+        scenes=dict(plan.scenes),
         seed=plan.seed,
         processes=config.processes,
     )

@@ -25,8 +25,9 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
 
-PACKAGED_BASES = {"ofa-micro": Path(__file__).parent / "assets" / "ofa_micro"}
-"""Bases that come with the package, by name."""
+_ASSETS = Path(__file__).parent / "assets"
+PACKAGED_BASES = {folder.name.replace("_", "-"): folder for folder in sorted(_ASSETS.glob("*/"))}
+"""Bases that come with the package, by name; each is a folder in `model/assets`."""
 
 _DERIVED_KEYS = frozenset(
     {
@@ -52,9 +53,9 @@ def resolve_base(path_or_name: str) -> Path:
     """
     folder = PACKAGED_BASES.get(path_or_name, Path(path_or_name))
     if not folder.is_dir():
-        names = ", ".join(sorted(PACKAGED_BASES))
+        names = f", or one of: {', '.join(PACKAGED_BASES)}" if PACKAGED_BASES else ""
         raise CheckpointError(
-            f"no base at {path_or_name!r}: give a folder with {CONFIG_FILE}, or one of: {names}"
+            f"no base at {path_or_name!r}: give a folder with {CONFIG_FILE}{names}"
         )
     if not (folder / CONFIG_FILE).is_file():
         raise CheckpointError(f"{folder} is not a base: it has no {CONFIG_FILE}")

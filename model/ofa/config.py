@@ -87,7 +87,7 @@ class OFAConfig:
     def __post_init__(self) -> None:
         if self.d_model % self.attention_heads:
             raise ValueError(
-                f"d_model {self.d_model} is not a multiple of {self.attention_heads} attention_heads"
+                f"d_model {self.d_model} is no multiple of {self.attention_heads} attention_heads"
             )
 
     @property

@@ -110,7 +110,7 @@ class DecoderLayer(nn.Module):
     def step(
         self, x_N1D: Tensor, cache: DecoderCache, index: int, self_bias: Tensor, cross_bias: Tensor
     ) -> Tensor:
-        """Map one token a row `[N, 1, D]` and add its key and value to layer `index` of the cache."""
+        """Map one token a row `[N, 1, D]`; its key and value go to layer `index` of the cache."""
         normed_N1D = self.self_attn_layer_norm(x_N1D)
         key, value = self.self_attn.project_source(normed_N1D)
         cache.self_keys[index] = torch.cat([cache.self_keys[index], key], dim=2)

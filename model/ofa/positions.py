@@ -1,8 +1,8 @@
 """Relative-position buckets and the attention biases that positions add.
 
 OFA never adds positions to the content ("disentangled"): they enter attention as biases. The bias
-of a pair of positions depends on the shapes of a batch only, never on its content, so it is computed
-once for a shape and shared by all rows.
+of a pair of positions depends on the shapes of a batch only, never on its content, so it is
+computed once for a shape and shared by all rows.
 
 Dimensions: H heads, I query positions, J key positions, D width, N positions.
 """
@@ -21,7 +21,7 @@ def token_buckets(
     """Return the bucket `[I, J]` of each pair of text positions.
 
     Distances up to `bucket_size / 2` have a bucket each, larger ones share logarithmic buckets up
-    to `max_positions`. The arithmetic is float32 on purpose: its rounding is part of the definition.
+    to `max_positions`. The arithmetic is float32 on purpose: its rounding is part of the rule.
     """
     distance_IJ = query_I[:, None] - key_J[None, :]
     middle = bucket_size // 2

@@ -18,12 +18,15 @@ from jobs.doctor import (
     main,
 )
 from pipeline.errors import ConfigError
+from tests.support.small_prompt import small_base
 
 
 def test_a_healthy_machine_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--json", "--output-dir", str(tmp_path / "runs")]) == 0
+    small_base(tmp_path / "base")
+    arguments = ["--base", str(tmp_path / "base"), "--output-dir", str(tmp_path / "runs")]
+    assert main(["--json", *arguments]) == 0
     checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)}
-    assert checks["base"]["found"].startswith("ofa-micro: ")
+    assert checks["base"]["found"].startswith("ofa-small: ")
     assert checks["libraries"]["status"] == "ok"
     assert not (tmp_path / "runs").exists()
 
