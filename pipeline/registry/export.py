@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import safetensors
@@ -21,14 +20,18 @@ from pipeline.errors import RegistryError
 from pipeline.registry.artifact import RECORD_FILE, save_prompt
 from pipeline.registry.describe import describe_prompt
 from pipeline.registry.record import DataUse
+from pipeline.registry.scores import (
+    BEST_WEIGHTS,
+    EVALUATION_REPORT,
+    RunScores,
+    is_newer,
+    run_scores,
+)
 from pipeline.registry.store import PromptRegistry, RegisteredPrompt
 from pipeline.tracking.config import DEFAULT_OUTPUT_DIR, TrackingConfig, resolve_store
 from pipeline.tracking.identity import read_identity
 
 CONFIG_FILE = "config.yaml"
-BEST_FOLDER = "best"
-TRAINABLE_FILE = "trainable.safetensors"
-STATE_FILE = "state.json"
 ARTIFACT_FOLDER = "prompt"
 """Folder of a run that its prompt artifact goes to."""
 
@@ -37,9 +40,7 @@ def export_run(
     run_dir: str | Path,
     folder: str | Path | None = None,
     *,
-    metrics: Mapping[str, float] | None = None,
-    evaluated_on: Sequence[str] = (),
-    pictures: Sequence[Path] = (),
+    scores: RunScores | None = None,
     licence: str = "Apache-2.0",
 ) -> Path:
     """Writes the prompt artifact of a run's best checkpoint.
@@ -47,9 +48,8 @@ def export_run(
     Args:
         run_dir: Folder of the run.
         folder: Place of the artifact; `prompt` in the run folder by default.
-        metrics: Scores of the prompt; the best validation scores by default.
-        evaluated_on: Folders of the datasets that the metrics come from.
-        pictures: PNG files for the card.
+        scores: Scores, their data and pictures; by default those of the run's evaluation, else
+            of its best validation.
         licence: SPDX name of the prompt's licence.
 
     Returns:
@@ -60,13 +60,13 @@ def export_run(
         ConfigError: the run's configuration cannot be read.
     """
     run = Path(run_dir)
-    best = run / BEST_FOLDER
     config = load(RunConfig, [run / CONFIG_FILE])
+    measured = run_scores(run) if scores is None else scores
     base = load_base(config.base.path)
     # The base's own fingerprint, before a method that writes into it could change it.
     base_fingerprint = fingerprint(base)
     model = build_tuned_model(base, config.tuning)
-    model.load_trainable_state(_trainable(best / TRAINABLE_FILE))
+    model.load_trainable_state(_trainable(run / BEST_WEIGHTS))
     meta = describe_prompt(
         model,
         name=config.name,
@@ -76,13 +76,13 @@ def export_run(
             resolve_base(config.base.path) / "tokenizer.json"
         ).digest,
         image_size=config.data.image_size or base.config.image_size,
-        data=_data(config, evaluated_on),
+        data=_data(config) + measured.data,
         config=plain(config),
-        metrics=_best_metrics(best) if metrics is None else metrics,
+        metrics=measured.metrics,
         licence=licence,
     )
     target = run / ARTIFACT_FOLDER if folder is None else Path(folder)
-    save_prompt(target, model.eval(), meta, pictures)
+    save_prompt(target, model.eval(), meta, measured.pictures)
     return target
 
 
@@ -112,7 +112,7 @@ def register_source(
     if not (folder / CONFIG_FILE).is_file():
         raise RegistryError(f"{folder} is neither a run folder nor a prompt artifact")
     artifact = folder / ARTIFACT_FOLDER
-    if not _is_current(artifact, folder / BEST_FOLDER):
+    if not _is_current(artifact, folder):
         artifact = export_run(folder)
     identity = read_identity(folder)
     if identity is None or uri is not None:
@@ -126,12 +126,10 @@ def register_source(
     return registry.register(artifact, name, run_id=run_id, aliases=aliases)
 
 
-def _is_current(artifact: Path, best: Path) -> bool:
-    """Whether the run's artifact was written after its best checkpoint (training may go on)."""
-    record, trained = artifact / RECORD_FILE, best / TRAINABLE_FILE
-    if not record.is_file():
-        return False
-    return not trained.is_file() or record.stat().st_mtime >= trained.stat().st_mtime
+def _is_current(artifact: Path, run: Path) -> bool:
+    """Whether an artifact is newer than what it is made from: training or evaluation may go on."""
+    sources = (BEST_WEIGHTS, EVALUATION_REPORT)
+    return all(is_newer(artifact / RECORD_FILE, run / source) for source in sources)
 
 
 def _trainable(path: Path) -> dict[str, Tensor]:
@@ -143,14 +141,6 @@ def _trainable(path: Path) -> dict[str, Tensor]:
         raise RegistryError(f"{path} is damaged: {error}") from error
 
 
-def _best_metrics(best: Path) -> dict[str, float]:
-    state = best / STATE_FILE
-    if not state.is_file():
-        return {}
-    values = json.loads(state.read_text(encoding="utf-8")).get("metrics", {})
-    return {name: float(value) for name, value in values.items()}
-
-
 def _tasks(config: RunConfig) -> list[str]:
     if config.data.tasks:
         return list(config.data.tasks)
@@ -160,12 +150,8 @@ def _tasks(config: RunConfig) -> list[str]:
     return sorted(found)
 
 
-def _data(config: RunConfig, evaluated_on: Sequence[str]) -> tuple[DataUse, ...]:
-    roles = {
-        "train": config.data.train,
-        "validation": config.data.validation,
-        "evaluation": evaluated_on,
-    }
+def _data(config: RunConfig) -> tuple[DataUse, ...]:
+    roles = {"train": config.data.train, "validation": config.data.validation}
     uses = []
     for role, folders in roles.items():
         for folder in folders:

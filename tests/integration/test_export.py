@@ -79,15 +79,47 @@ def test_exported_run_tells_its_lineage(run: Path, tmp_path: Path) -> None:
     assert all(torch.equal(attached[name], tensors[name]) for name in tensors)
 
 
-def test_scores_of_an_evaluation_replace_those_of_validation(run: Path, tmp_path: Path) -> None:
+def evaluate(run: Path, score: float, later_s: float) -> None:
+    """Leaves a report as the evaluation does, so many seconds after the best checkpoint."""
+    report = run / "evaluation" / "report.json"
+    report.parent.mkdir(exist_ok=True)
+    values = {
+        "dataset": {"name": "test", "digest": "sha256:dd"},
+        "metrics": {"vqa/accuracy": score},
+        "samples": 5,
+    }
+    report.write_text(json.dumps(values))
+    (report.parent / "predictions.png").write_bytes(b"picture")
+    trained = (run / "best" / "trainable.safetensors").stat().st_mtime
+    os.utime(report, (trained + later_s, trained + later_s))
+
+
+def test_an_evaluation_gives_scores_data_and_picture(run: Path, tmp_path: Path) -> None:
     finish(run, tmp_path / "base", seed=1)
-    data = str(tmp_path / "data")
-    folder = export_run(
-        run, tmp_path / "elsewhere", metrics={"vqa/accuracy": 0.75}, evaluated_on=[data]
-    )
+    evaluate(run, 0.75, later_s=5)
+    folder = export_run(run, tmp_path / "elsewhere")
     record = read_record(folder)
     assert record.headline == ("vqa/accuracy", 0.75)
     assert record.meta.data[-1].role == "evaluation"
+    assert record.meta.data[-1].digest == "sha256:dd"
+    assert (folder / "pictures" / "predictions.png").read_bytes() == b"picture"
+
+
+def test_a_report_of_an_older_checkpoint_does_not_count(run: Path, tmp_path: Path) -> None:
+    finish(run, tmp_path / "base", seed=1)
+    evaluate(run, 0.75, later_s=-5)
+    record = read_record(export_run(run))
+    assert record.headline == ("vqa/accuracy", 0.5)
+    assert {use.role for use in record.meta.data} == {"train", "validation"}
+
+
+def test_a_damaged_report_is_named(run: Path, tmp_path: Path) -> None:
+    finish(run, tmp_path / "base", seed=1)
+    evaluate(run, 0.75, later_s=5)
+    report = run / "evaluation" / "report.json"
+    report.write_text("{}")
+    with pytest.raises(RegistryError, match="no evaluation report"):
+        export_run(run)
 
 
 def test_a_registered_run_is_linked_to_its_record(run: Path, tmp_path: Path) -> None:
