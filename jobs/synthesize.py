@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
     written = write_world(
         config.output,
         domain=plan.domain,
-        scenes=dict(plan.scenes),
+        scenes={str(split): count for split, count in plan.scenes.items()},
         seed=plan.seed,
         processes=config.processes,
     )
