@@ -39,6 +39,8 @@ def cluster(address: str | None, workers: int | None) -> Iterator[int]:
         if address is None:
             cpus = workers or len(os.sched_getaffinity(0))
             ray.init(
+                # Without the word, Ray joins whatever cluster it finds traces of on the machine.
+                address="local",
                 num_cpus=cpus,
                 num_gpus=0,
                 object_store_memory=OBJECT_STORE_BYTES,
