@@ -1,5 +1,4 @@
-"""The embedded world: a data set in real formats that any machine can make for itself, byte for
-byte the same.
+"""The embedded world: a data set in real formats that any machine makes, byte for byte the same.
 
 A world is a folder of JPEGs and annotation files. Every scene is a function of (seed, domain,
 split, index), so the work is dealt to processes freely; the folder appears under its name only when

@@ -109,8 +109,7 @@ class RelationalReference:
 def relational_references(
     rng: random.Random, scene: Scene, *, relations: tuple[Relation, ...] = RELATIONS
 ) -> list[RelationalReference]:
-    """References that pick out exactly one thing: for each pair of things, by each relation that
-    clearly holds.
+    """References that pick out exactly one thing, by each relation that clearly holds.
 
     The relation is needed to find the target in `NEEDED_SHARE` of the cases where it can be; then
     no other thing that the phrase fits may lie on that side of the landmark at all.

@@ -1,5 +1,4 @@
-"""Scenes: two to five shapes, far enough apart that every spatial statement about them is true or
-false, never unsure.
+"""Scenes: two to five shapes, far enough apart that each spatial statement is true or false.
 
 A scene is a function of (seed, domain, split, index), so any process can make any scene.
 """
@@ -11,10 +10,11 @@ from dataclasses import dataclass
 from data_prep.world.vocabulary import COLOURS, PAIRS, SIZES, Domain, Pair, Split
 
 MIN_SIDE, MAX_SIDE = 96, 160
-MAX_OBJECTS = 5
+# More big things than this seldom find room for all.
+MAX_BIG_THINGS = 2
 # Diameters as shares of the geometric mean of the image's sides: the gap between the classes keeps
 # "small" and "big" apart even where the image is later squeezed to a square.
-SIZE_SHARES: dict[str, tuple[float, float]] = {"small": (0.145, 0.18), "big": (0.27, 0.33)}
+SIZE_SHARES: dict[str, tuple[float, float]] = {"small": (0.17, 0.2), "big": (0.29, 0.35)}
 # Centres differ by at least this share of the side in both directions, so left/right and
 # above/below are decided.
 MIN_CENTRE_GAP = 0.06
@@ -91,7 +91,7 @@ def scene_random(seed: int, domain: Domain, split: Split, index: int) -> random.
 def make_scene(rng: random.Random, domain: Domain, split: Split, index: int) -> Scene:
     """Draws the size of the image, its background and well separated things from `rng`."""
     width = rng.randint(MIN_SIDE, MAX_SIDE)
-    height = min(MAX_SIDE, max(MIN_SIDE, round(width * rng.uniform(0.75, 1.33))))
+    height = min(MAX_SIDE, max(MIN_SIDE, round(width * rng.uniform(0.8, 1.25))))
     background = _make_background(rng)
     kinds = _draw_kinds(rng, PAIRS[domain], rng.choice((2, 3, 3, 4, 4, 5)))
     things = _place(rng, kinds, width, height)
@@ -107,14 +107,16 @@ def make_scene(rng: random.Random, domain: Domain, split: Split, index: int) -> 
 
 
 def _make_background(rng: random.Random) -> Background:
-    def tone() -> tuple[int, int, int]:
-        level = rng.randint(60, 165)
-        red, green, blue = (min(255, level + rng.randint(-14, 14)) for _ in range(3))
-        return red, green, blue
-
+    level = rng.randint(75, 135)
+    tones = []
+    for _ in range(2):
+        # Two near tones: a busy ground should hide nothing, only never be the same.
+        shade = level + rng.randint(-18, 18)
+        red, green, blue = (shade + rng.randint(-10, 10) for _ in range(3))
+        tones.append((red, green, blue))
     return Background(
         style=rng.choice(BACKGROUNDS),
-        tones=(tone(), tone()),
+        tones=(tones[0], tones[1]),
         angle=rng.uniform(0.0, math.pi),
         seed=rng.getrandbits(64),
     )
@@ -124,7 +126,9 @@ def _draw_kinds(rng: random.Random, pairs: tuple[Pair, ...], count: int) -> list
     # The same kind twice in a picture leaves nothing to refer to it by, so it stays rare.
     kinds: list[tuple[str, Pair]] = []
     while len(kinds) < count:
-        kind = (rng.choice(SIZES), rng.choice(pairs))
+        bigs = sum(size == "big" for size, _ in kinds)
+        size = "small" if bigs == MAX_BIG_THINGS else rng.choice(SIZES)
+        kind = (size, rng.choice(pairs))
         if kind not in kinds or rng.random() < 0.1:
             kinds.append(kind)
     return kinds

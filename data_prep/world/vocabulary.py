@@ -1,5 +1,4 @@
-"""What the world is made of: colours, shapes, sizes, and which of their pairs belong to which
-domain.
+"""What the world is made of: colours, shapes, sizes, and which pairs belong to which domain.
 
 Every colour and every shape occurs in both domains, but no (colour, shape) pair does: a model that
 was pretrained on `upstream` has seen each attribute of `downstream`, never the combination.

@@ -94,7 +94,7 @@ def test_a_finished_world_is_kept_and_another_is_refused(
     world = worlds["upstream"]
     before = contents(world)
     assert not write_world(world, domain="upstream", scenes=SCENES, seed=5)
-    with pytest.raises(DataError, match="holds another world .*seed 5; asked for .*seed 6"):
+    with pytest.raises(DataError, match=r"holds another world .*seed 5; asked for .*seed 6"):
         write_world(world, domain="upstream", scenes=SCENES, seed=6)
     assert contents(world) == before
     (tmp_path / "mine").mkdir()
@@ -169,7 +169,8 @@ def test_coco_files(worlds: dict[str, Path], domain: Domain) -> None:
         assert all(2 <= number <= 5 for number in objects.values())
         for row in detection["annotations"]:
             x, y, width, height = row["bbox"]
-            assert x >= 0 and y >= 0 and width > 5 and height > 5
+            assert min(x, y) >= 0
+            assert min(width, height) > 5
             assert x + width <= sizes[row["image_id"]][0]
             assert y + height <= sizes[row["image_id"]][1]
             assert tuple(names[row["category_id"]].split()[1:]) in PAIRS[domain]
@@ -255,7 +256,8 @@ def test_snli_ve_files(worlds: dict[str, Path], domain: Domain) -> None:
         for line in lines:
             row = json.loads(line)
             assert (worlds[domain] / "images" / split / f"{row['Flickr30K_ID']}.jpg").is_file()
-            assert row["sentence1"] and row["sentence2"]
+            assert row["sentence1"]
+            assert row["sentence2"]
             labels[row["gold_label"]] += 1
     assert set(labels) == {"entailment", "contradiction", "neutral"}
     assert min(labels.values()) > 0.25 * sum(SCENES.values())
@@ -276,7 +278,8 @@ def test_expressions_mean_exactly_their_box(worlds: dict[str, Path], domain: Dom
         kinds[kind] += 1
     share = kinds["relation"] / sum(kinds.values())
     assert 0.1 < share < 0.4 if domain == "upstream" else 0.4 < share < 0.8
-    assert kinds["extreme"] and kinds["attributes"]
+    assert kinds["extreme"]
+    assert kinds["attributes"]
 
 
 def test_the_domains_share_words_but_no_coloured_shape(worlds: dict[str, Path]) -> None:
