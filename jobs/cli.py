@@ -42,6 +42,11 @@ COMMANDS: dict[str, Command] = {
         "raw images and annotations to WebDataset shards (Ray)",
         "prefixworks prepare --config=prepare.yaml --workers=2",
     ),
+    "new-base": Command(
+        "jobs.new_base",
+        "write a tokenizer and an architecture, for pretraining from nothing",
+        "prefixworks new-base --output=data/bases/micro --datasets='[data/prepared/train]'",
+    ),
     "train": Command(
         "jobs.train",
         "tune a prompt on a frozen base (DeepSpeed)",
