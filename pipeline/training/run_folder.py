@@ -55,8 +55,7 @@ def check_folder(config: RunConfig, resume: bool) -> None:
     for path in sorted(set(before) | set(now)):
         if before.get(path) != now.get(path) and not path.startswith(_FREE):
             raise ConfigError(
-                f"{path} = {now.get(path)!r}: the run that is to be continued has"
-                f" {before.get(path)!r}"
+                f"{path} = {now.get(path)}: the run that is to be continued has {before.get(path)}"
             )
 
 

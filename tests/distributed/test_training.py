@@ -1,0 +1,158 @@
+"""Training with two real DeepSpeed ranks: what is learnt, killed, stopped, resumed and refused."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from model.checkpoint import fingerprint, load_base
+from tests.support.small_world import prepared_world
+from tests.support.training_run import (
+    best_of,
+    finish,
+    losses_of,
+    ranks_of,
+    run,
+    run_dir_of,
+    small_base,
+    start,
+    wait_for_step,
+    write_recipe,
+)
+
+pytestmark = pytest.mark.distributed
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepared_world(tmp_path_factory.mktemp("data"), scenes=6)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    return small_base(tmp_path_factory.mktemp("base") / "base", data)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, data: Path, base: Path) -> Path:
+    """The recipe of a run that nothing happened to."""
+    recipe = write_recipe(tmp_path_factory.mktemp("undisturbed") / "run.yaml", base, data)
+    status, said = run(recipe)
+    assert status == 0, said
+    return recipe
+
+
+def assert_same(recipe: Path, undisturbed: Path) -> None:
+    ours, theirs = best_of(recipe), best_of(undisturbed)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert losses_of(recipe) == losses_of(undisturbed)
+
+
+def test_two_ranks_train_prompts_and_leave_the_base_alone(
+    undisturbed: Path, base: Path, data: Path, tmp_path: Path
+) -> None:
+    untrained = write_recipe(tmp_path / "untrained.yaml", base, data, training={"max_steps": 1})
+    assert run(untrained, "--optimizer.lr=1e-12")[0] == 0
+    trained, start_values = best_of(undisturbed), best_of(untrained)
+    assert any(not torch.allclose(trained[n], start_values[n], atol=1e-4) for n in trained)
+    latest = run_dir_of(undisturbed) / "checkpoints" / "step-000006"
+    state = json.loads((latest / "state.json").read_text())
+    assert state["base_fingerprint"] == fingerprint(load_base(str(base)))
+    assert state["ranks"] == 2
+    size = sum(file.stat().st_size for file in latest.iterdir())
+    # 2 stacks x 2 layers x (key, value) x 4 x 32 values, three times, and DeepSpeed's own records.
+    assert size < 200_000, "the frozen base is in the checkpoint"
+
+
+def test_only_the_last_checkpoints_stay(undisturbed: Path) -> None:
+    folder = run_dir_of(undisturbed) / "checkpoints"
+    assert sorted(path.name for path in folder.glob("step-*")) == ["step-000004", "step-000006"]
+    assert (folder / "latest").read_text().strip() == "step-000006"
+
+
+def test_a_killed_run_resumes_to_the_same_bits(
+    undisturbed: Path, base: Path, data: Path, tmp_path: Path
+) -> None:
+    recipe = write_recipe(tmp_path / "run.yaml", base, data)
+    process = start(recipe)
+    wait_for_step(run_dir_of(recipe), 3, process)
+    ranks_of(process)[-1].kill()
+    status, said = finish(process)
+    assert status == 1, said
+    assert (run_dir_of(recipe) / "checkpoints" / "latest").is_file()
+    status, said = run(recipe, "--resume")
+    assert status == 0, said
+    assert_same(recipe, undisturbed)
+
+
+def test_a_run_that_is_asked_to_stop_saves_and_resumes(
+    undisturbed: Path, base: Path, data: Path, tmp_path: Path
+) -> None:
+    recipe = write_recipe(tmp_path / "run.yaml", base, data)
+    process = start(recipe)
+    wait_for_step(run_dir_of(recipe), 2, process)
+    process.send_signal(signal.SIGTERM)
+    status, said = finish(process)
+    assert status == 75, said
+    assert "--resume continues" in said
+    status, said = run(recipe, "--resume")
+    assert status == 0, said
+    assert_same(recipe, undisturbed)
+
+
+def test_a_corrupt_shard_is_named(base: Path, tmp_path: Path) -> None:
+    data = prepared_world(tmp_path / "data", scenes=2)
+    shard = sorted(data.glob("shard-*.tar"))[0]
+    shard.write_bytes(bytes(shard.stat().st_size))
+    recipe = write_recipe(tmp_path / "run.yaml", base, data)
+    began = time.monotonic()
+    status, said = run(recipe)
+    assert status == 1, said
+    assert time.monotonic() - began < 90
+    lines = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert any(shard.name in line and "corrupt" in line for line in lines), said
+    assert "Traceback" not in said
+
+
+def test_a_second_run_of_the_name_is_refused(undisturbed: Path) -> None:
+    status, said = run(undisturbed)
+    assert status == 2
+    assert "--resume continues it" in said
+
+
+def test_another_recipe_does_not_resume(undisturbed: Path) -> None:
+    status, said = run(undisturbed, "--resume", "--optimizer.lr=0.02")
+    assert status == 2
+    assert "optimizer.lr = 0.02" in said
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_every_stage_trains_the_same_prompts(
+    stage: int, undisturbed: Path, base: Path, data: Path, tmp_path: Path
+) -> None:
+    recipe = write_recipe(
+        tmp_path / "run.yaml",
+        base,
+        data,
+        engine={"processes": 2, "threads_per_process": 1, "zero_stage": stage},
+    )
+    status, said = run(recipe)
+    assert status == 0, said
+    ours, theirs = best_of(recipe), best_of(undisturbed)
+    assert all(torch.allclose(ours[n], theirs[n], atol=1e-4) for n in theirs)
+
+
+def test_nothing_stays_behind(undisturbed: Path) -> None:
+    assert not list(Path("/dev/shm").glob("deepspeed_allreduce_buffer_*"))
+    assert not [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if str(undisturbed) in " ".join(process.info["cmdline"] or [])
+    ]
