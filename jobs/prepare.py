@@ -5,7 +5,9 @@ prefixworks prepare --config prepare.yaml --workers=2
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import cache
 
 from rich.console import Console
 from rich.progress import (
@@ -56,10 +58,22 @@ def prepare(config: PrepareConfig, console: Console) -> dict[str, Manifest]:
     Raises:
         DataError: Input or output cannot be used, or too many samples were rejected.
     """
-    return {name: _prepare_one(config, name, console) for name in config.datasets}
+    with ExitStack() as stack:
+
+        @cache
+        def workers() -> int:
+            # Ray takes seconds to import and to start: once for all datasets, and never for a run
+            # that has nothing to do.
+            from data_prep.ray_job import cluster
+
+            return stack.enter_context(cluster(config.address, config.workers))
+
+        return {name: _prepare_one(config, name, console, workers) for name in config.datasets}
 
 
-def _prepare_one(config: PrepareConfig, name: str, console: Console) -> Manifest:
+def _prepare_one(
+    config: PrepareConfig, name: str, console: Console, workers: Callable[[], int]
+) -> Manifest:
     started = time.monotonic()
     plan = plan_dataset(config, name)
     with locked(plan.folder):
@@ -68,7 +82,7 @@ def _prepare_one(config: PrepareConfig, name: str, console: Console) -> Manifest
         if complete is None:
             withdraw_manifest(plan)
             if tasks:
-                _build(plan, tasks, config, console)
+                _build(plan, tasks, workers(), console)
             manifest = finish(plan, config.max_reject_rate)
         else:
             manifest = complete
@@ -88,11 +102,8 @@ def _prepare_one(config: PrepareConfig, name: str, console: Console) -> Manifest
     return manifest
 
 
-def _build(
-    plan: DatasetPlan, tasks: list[ShardTask], config: PrepareConfig, console: Console
-) -> None:
-    # Ray takes seconds to import and to start, so a run that has nothing to do never sees it.
-    from data_prep.ray_job import build_shards, cluster
+def _build(plan: DatasetPlan, tasks: list[ShardTask], workers: int, console: Console) -> None:
+    from data_prep.ray_job import build_shards
 
     rejected_so_far = len(plan.rejections)
     columns = (
@@ -103,10 +114,7 @@ def _build(
         TimeRemainingColumn(),
         TextColumn("{task.fields[rejected]} rejected"),
     )
-    with (
-        cluster(config.address, config.workers) as workers,
-        Progress(*columns, console=console) as bar,
-    ):
+    with Progress(*columns, console=console) as bar:
         line = bar.add_task(
             plan.name,
             total=sum(len(task.records) for task in tasks),
