@@ -10,7 +10,7 @@ import contextlib
 import functools
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -97,17 +97,29 @@ class _Forward(nn.Module):
 class Engine:
     """A tuned model, its optimizer and their shards on all ranks."""
 
-    def __init__(self, model: TunedModel, config: RunConfig, world: World) -> None:
+    def __init__(
+        self,
+        model: TunedModel,
+        config: RunConfig,
+        world: World,
+        rebuild: Callable[[], TunedModel],
+    ) -> None:
         """Shards and places the model.
 
         Args:
             model: On the CPU, the same on every rank.
             config: The run.
             world: The ranks.
+            rebuild: Makes another such model; stage 3 collects its shards in it.
         """
         self.model = model
+        self._rebuild = rebuild
         self._world = world
         self._stage = config.engine.zero_stage
+        if self._stage == 3:
+            # A base that remembers its positions by length skips modules on the ranks whose texts
+            # have a known length, while the others wait for them to gather parameters.
+            model.base.frozen = False
         if config.engine.activation_checkpointing:
             _checkpoint_layers(model)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -154,11 +166,19 @@ class Engine:
     @contextlib.contextmanager
     def whole_model(self) -> Iterator[TunedModel]:
         """The model with all its parameters in one place, to be read on every rank."""
-        if self._stage < 3:
-            yield self.model
-            return
-        with deepspeed.zero.GatheredParameters(list(self.model.parameters()), modifier_rank=None):
-            yield self.model
+        yield self.model if self._stage < 3 else self._collected()
+
+    def _collected(self) -> TunedModel:
+        """A plain copy: the sharded modules gather and release by themselves at each call."""
+        copy = self._rebuild()
+        own = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
+        with torch.no_grad():
+            for name, target in [*copy.named_parameters(), *copy.named_buffers()]:
+                source = own[name]
+                sharded = [source] if isinstance(source, nn.Parameter) else []
+                with deepspeed.zero.GatheredParameters(sharded, modifier_rank=None):
+                    target.copy_(source)
+        return copy.to(self._world.device)
 
     def save(self, folder: Path, tag: str) -> None:
         """Writes trained parameters and optimizer states into folder/tag, from every rank.

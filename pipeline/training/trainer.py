@@ -174,7 +174,7 @@ class _Run:
             zero_stage=config.engine.zero_stage,
             seconds=0.0,
         )
-        self.engine = Engine(model, config, world)
+        self.engine = Engine(model, config, world, lambda: build_model(config))
         self.statistics = _batch_statistics(model.base)
         self.hooks = list(hooks)
         self.sums = StepSums()
