@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+
+from pipeline.config import RunConfig, load
+from pipeline.errors import ConfigError
+from pipeline.training.deepspeed_config import deepspeed_config
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("optimizer.lr", "0", "lr must be above 0"),
+        ("schedule.warmup_ratio", "1.0", "warmup_ratio must be at least 0 and below 1"),
+        ("data.streams", "0", "streams must be at least 1"),
+        ("data.task_weights", "{vqa: 0}", "not all 0"),
+        ("training.label_smoothing", "1", "label_smoothing must be"),
+        ("engine.zero_stage", "4", "engine.zero_stage"),
+        ("engine.precision", "fp16", "engine.precision"),
+    ],
+)
+def test_impossible_values_are_named(path: str, value: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load(RunConfig, [], [("name", "run"), (path, value)])
+
+
+def test_length_is_given_once() -> None:
+    overrides = [("name", "run"), ("training.epochs", "1"), ("training.max_steps", "1")]
+    with pytest.raises(ConfigError, match="exclude each other"):
+        load(RunConfig, [], overrides)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_deepspeed_settings_follow_from_the_run(stage: int) -> None:
+    overrides = [
+        ("name", "run"),
+        ("engine.zero_stage", str(stage)),
+        ("training.batch_size_per_rank", "4"),
+        ("training.gradient_accumulation", "3"),
+        ("optimizer.clip_norm", "0.5"),
+    ]
+    settings = deepspeed_config(load(RunConfig, [], overrides), ranks=2, trainable=1000)
+    assert settings["train_batch_size"] == 24
+    assert settings["gradient_clipping"] == 0.5
+    assert settings["zero_optimization"]["stage"] == stage
+    assert settings["zero_optimization"]["reduce_bucket_size"] == 1000
+
+
+def test_best_metric_names_the_task_to_answer() -> None:
+    config = load(
+        RunConfig,
+        [],
+        [
+            ("name", "run"),
+            ("data.validation", "[somewhere]"),
+            ("training.best_metric", "vqa/accuracy"),
+        ],
+    )
+    assert config.training.answered_tasks() == ["vqa"]
+    assert load(RunConfig, [], [("name", "run")]).training.answered_tasks() == []
