@@ -25,6 +25,7 @@ import psutil
 from pipeline.errors import EXIT_INTERRUPTED, ConfigError, TrainingError
 
 if TYPE_CHECKING:
+    from data_prep.schema import Manifest
     from pipeline.config import RunConfig
     from pipeline.training.hooks import Hook
 
@@ -60,6 +61,7 @@ def main(argv: Sequence[str]) -> int:
     if "RANK" in os.environ or "SLURM_PROCID" in os.environ:
         return _rank(config, resume)
     check_folder(config, resume)
+    _check_inputs(config)
     if config.engine.processes == 1:
         return _rank(config, resume)
     return launch(config, argv)
@@ -136,10 +138,9 @@ def _rank(config: RunConfig, resume: bool) -> int:
         follow_parent()
     result = train(config, hooks_of(config), resume=resume)
     if os.environ.get("RANK", "0") == "0":
-        metrics = ", ".join(f"{name} {value:.4f}" for name, value in result.best_metrics.items())
-        print(
-            f"{result.output_dir}: {result.final_step} steps in {result.seconds:.1f} s; {metrics}"
-        )
+        metrics = "".join(f", {name} {value:.4f}" for name, value in result.best_metrics.items())
+        took = f"{result.final_step} steps in {result.seconds:.1f} s"
+        print(f"{result.output_dir}: {took}{metrics}")
     return 0
 
 
@@ -166,12 +167,21 @@ def _forwarding(launcher: subprocess.Popen[bytes]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _plan(config: RunConfig) -> str:
+def _check_inputs(config: RunConfig) -> list[Manifest]:
+    """Looks for base and data once, before every rank does; the manifests of the training data."""
     from data_prep.schema import read_manifest
+    from model.checkpoint import load_config
 
     if not config.data.train:
         raise ConfigError("data.train names no data set to learn from")
-    manifests = [read_manifest(folder) for folder in config.data.train]
+    load_config(config.base.path)
+    for folder in config.data.validation:
+        read_manifest(folder)
+    return [read_manifest(folder) for folder in config.data.train]
+
+
+def _plan(config: RunConfig) -> str:
+    manifests = _check_inputs(config)
     training, ranks = config.training, config.engine.processes
     batch = training.batch_size_per_rank * training.gradient_accumulation * ranks
     samples = sum(

@@ -10,17 +10,20 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from model.checkpoint import TOKENIZER_FILE, resolve_base, save_base
 from model.tuning import TunedModel
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, TrainingError
 from pipeline.training.engine import Engine
 from pipeline.training.world import World
 
@@ -112,7 +115,8 @@ class CheckpointFolder:
         self._world.barrier()
         if self._world.leads:
             engine.check_saved(partial)
-            self._publish(partial, self.folder / name, state)
+            with _writing(self.folder / name):
+                self._publish(partial, self.folder / name, state)
         self._world.barrier()
 
     def load(self, engine: Engine, place: Path) -> None:
@@ -165,14 +169,22 @@ def write_best(run_dir: Path, model: TunedModel, best: Best, base_path: str) -> 
         base_path: The base that the run started from; its tokenizer goes with a fine-tuned base.
 
     Raises:
+        TrainingError: a file cannot be written.
         CheckpointError: what was written is not what was to be written.
     """
     folder = run_dir / BEST
-    folder.mkdir(exist_ok=True)
-    tensors = {name: tensor.contiguous() for name, tensor in model.trainable_state().items()}
-    path = folder / TRAINABLE
+    with _writing(folder):
+        folder.mkdir(exist_ok=True)
+        path = folder / TRAINABLE
+        _write_tensors(path, model.trainable_state(), best.step)
+        if not model.freezes_base:
+            save_base(model.base, resolve_base(base_path) / TOKENIZER_FILE, folder / BEST_BASE)
+        _write_json(folder / STATE, {**asdict(best), "sha256": _sha256(path)})
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensor], step: int) -> None:
     partial = path.with_name(f"{_PARTIAL}{path.name}")
-    save_file(tensors, partial, metadata={"step": str(best.step)})
+    save_file({n: t.contiguous() for n, t in tensors.items()}, partial, {"step": str(step)})
     _sync(partial)
     with safe_open(partial, framework="pt") as written:
         if set(written.keys()) != set(tensors) or not all(
@@ -180,9 +192,15 @@ def write_best(run_dir: Path, model: TunedModel, best: Best, base_path: str) -> 
         ):
             raise CheckpointError(f"{partial} does not hold what was written into it")
     partial.replace(path)
-    if not model.freezes_base:
-        save_base(model.base, resolve_base(base_path) / TOKENIZER_FILE, folder / BEST_BASE)
-    _write_json(folder / STATE, {**asdict(best), "sha256": _sha256(path)})
+
+
+@contextmanager
+def _writing(place: Path) -> Iterator[None]:
+    """Says in one line that a disk is full or a folder cannot be written."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"{place} cannot be written: {error}") from error
 
 
 def write_text_whole(path: Path, text: str) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -24,7 +25,13 @@ from pipeline.config import RunConfig
 from pipeline.errors import CheckpointError, TrainingError
 from pipeline.training.data import Batch
 from pipeline.training.deepspeed_config import deepspeed_config
-from pipeline.training.world import World, environment_rank, find_port, lost_contact
+from pipeline.training.world import (
+    World,
+    environment_rank,
+    find_port,
+    is_lost_contact,
+    lost_contact,
+)
 
 # Read while DeepSpeed is imported; without it, it looks for accelerators by itself, and slowly.
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
@@ -34,6 +41,8 @@ import deepspeed  # noqa: E402
 from deepspeed.utils import logger as deepspeed_logger  # noqa: E402
 
 logging.disable(logging.NOTSET)
+# Its calls of torch.distributed, once a rank; nothing that a user could change.
+warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
 deepspeed_logger.setLevel(logging.WARNING)
 
 _MODEL_FILE = ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_model_states.pt")
@@ -192,6 +201,8 @@ class Engine:
             )
         except (OSError, RuntimeError) as error:
             rank = self._world.rank
+            if is_lost_contact(error):
+                raise lost_contact(rank, error) from error
             raise TrainingError(f"rank {rank} cannot save {folder / tag}: {error}") from error
 
     def check_saved(self, place: Path) -> None:

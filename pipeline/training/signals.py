@@ -14,7 +14,11 @@ _PR_SET_PDEATHSIG = 1
 
 
 class StopRequest:
-    """Notes SIGTERM and SIGUSR1 while it is entered; further ones change nothing."""
+    """Notes SIGTERM and SIGUSR1 while it is entered; further ones change nothing.
+
+    Once one was noted, they stay ignored: the rank is on its way out, and the launcher sends
+    SIGTERM to the others as soon as the first of them is gone.
+    """
 
     def __init__(self) -> None:
         self.requested = False
@@ -28,7 +32,8 @@ class StopRequest:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            leaving = signal.SIG_IGN if self.requested else handler
+            signal.signal(number, leaving)  # type: ignore[arg-type]
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.requested = True

@@ -12,7 +12,7 @@ from model.losses import label_smoothed_loss
 from pipeline.errors import TrainingError
 from pipeline.training.data import Batch
 from pipeline.training.engine import Engine
-from pipeline.training.world import World, lost_contact
+from pipeline.training.world import World, is_lost_contact, lost_contact
 
 _SEED_MODULUS = 2**63
 
@@ -82,7 +82,7 @@ def train_step(
             engine.backward(loss_sum / global_tokens)
             norm = engine.step(lr)
         except RuntimeError as error:
-            if "connection" in str(error).lower() or "timed out" in str(error).lower():
+            if is_lost_contact(error):
                 raise lost_contact(world.rank, error) from error
             raise
         sums.loss += loss

@@ -75,9 +75,17 @@ class World:
             raise lost_contact(self.rank, error) from error
 
 
+def is_lost_contact(error: BaseException) -> bool:
+    """Whether an error inside a library means that another rank is gone or does not answer."""
+    words = str(error).lower()
+    return any(sign in words for sign in ("connection", "timed out", "timeout"))
+
+
 def lost_contact(rank: int, error: BaseException) -> TrainingError:
     """What a rank says when another one went away: the reason stands in the other's own words."""
-    reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+    words = " ".join(str(error).split())
+    # Gloo begins with the place in its source and ends with advice.
+    reason = words.split("] ", 1)[-1].split(". This is typically", 1)[0][:160]
     return TrainingError(f"rank {rank} lost contact with another rank: {reason}")
 
 

@@ -28,6 +28,13 @@ from tests.support.training_run import (
 
 pytestmark = pytest.mark.distributed
 
+PRETRAIN = {
+    "base": {"random_init": True},
+    "tuning": {"method": "finetune", "train_batch_norm": True},
+    "engine": {"precision": "bf16"},
+    "training": {"max_steps": 4},
+}
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -149,6 +156,60 @@ def test_every_stage_trains_the_same_prompts(
     assert "vqa/accuracy" in said
     ours, theirs = best_of(recipe), best_of(undisturbed)
     assert all(torch.allclose(ours[n], theirs[n], atol=1e-4) for n in theirs)
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory, data: Path, base: Path) -> Path:
+    """The recipe of a pretraining run from random weights that nothing happened to."""
+    recipe = write_recipe(
+        tmp_path_factory.mktemp("pretrained") / "run.yaml", base, data, **PRETRAIN
+    )
+    status, said = run(recipe)
+    assert status == 0, said
+    return recipe
+
+
+def test_pretraining_gives_a_base(pretrained: Path, base: Path) -> None:
+    made = load_base(str(run_dir_of(pretrained) / "best" / "base"))
+    assert fingerprint(made) != fingerprint(load_base(str(base)))
+    trained = best_of(pretrained)
+    norm = "encoder.embed_images.bn1.running_mean"
+    assert trained[norm].abs().max() > 0
+    assert torch.equal(made.state_dict()[norm], trained[norm])
+
+
+def test_interrupted_pretraining_resumes_to_the_same_bits(
+    pretrained: Path, base: Path, data: Path, tmp_path: Path
+) -> None:
+    recipe = write_recipe(tmp_path / "run.yaml", base, data, **PRETRAIN)
+    process = start(recipe)
+    wait_for_step(run_dir_of(recipe), 1, process)
+    process.send_signal(signal.SIGUSR1)
+    status, said = finish(process)
+    assert status == 75, said
+    status, said = run(recipe, "--resume")
+    assert status == 0, said
+    assert_same(recipe, pretrained)
+
+
+def test_a_loss_that_is_not_finite_names_its_samples(
+    base: Path, data: Path, tmp_path: Path
+) -> None:
+    recipe = write_recipe(tmp_path / "run.yaml", base, data, engine={"processes": 1})
+    status, said = run(recipe, "--optimizer.lr=1e30", "--optimizer.clip_norm=0")
+    assert status == 1, said
+    error = next(line for line in said.splitlines() if line.startswith("error: "))
+    assert "the loss is nan at step 2" in error
+    assert "/test/" in error.split("its samples: ")[1]
+
+
+def test_missing_inputs_are_said_once(base: Path, data: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "run.yaml", tmp_path / "nothing", data)
+    for arguments in ((), (f"--base.path={base}", f"--data.train=[{tmp_path}/nowhere]")):
+        status, said = run(recipe, *arguments)
+        assert status == 1
+        assert said.count("error: ") == 1
+        assert ("nowhere" if arguments else "nothing") in said
 
 
 def test_nothing_stays_behind(undisturbed: Path) -> None:

@@ -55,7 +55,7 @@ def small_base(folder: Path, data: Path) -> Path:
     return folder
 
 
-def write_recipe(path: Path, base: Path, data: Path, **sections: Any) -> Path:
+def write_recipe(path: Path, base: Path, data: Path, /, **sections: Any) -> Path:
     """Writes a recipe of two ranks and a few steps; sections are merged over it."""
     recipe: dict[str, Any] = {
         "name": path.stem,
