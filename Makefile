@@ -6,9 +6,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Extra arguments, as in: make test PYTEST_ARGS="tests/unit -x"
 PYTEST_ARGS ?=
+# and as in: make demo DEMO_ARGS="--output=/tmp/demo"
+DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install test lint format clean
+.PHONY: help install demo test lint format clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -20,6 +22,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off \
 	    --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+demo: $(STAMP) ## Run the whole way on the embedded world, from pictures to a registered prompt
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/prefixworks demo $(DEMO_ARGS)
 
 test: $(STAMP) ## Run all tests
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -32,6 +32,11 @@ class Command:
 
 
 COMMANDS: dict[str, Command] = {
+    "demo": Command(
+        "jobs.demo",
+        "the whole way on the embedded world, in minutes on a laptop",
+        "prefixworks demo",
+    ),
     "synthesize": Command(
         "jobs.synthesize",
         "write the embedded world: raw images with annotations in real formats",

@@ -5,7 +5,7 @@ Dimensions: B batch, S source tokens, T target tokens, V vocabulary, C, H, W ima
 
 from __future__ import annotations
 
-from typing import Self
+from typing import NamedTuple, Self
 
 from torch import Tensor, nn
 
@@ -13,6 +13,13 @@ from model.errors import CheckpointError
 from model.ofa import OFA, Prompts
 from model.tuning.config import TuningConfig
 from model.tuning.prefix import PrefixTuning
+
+
+class ParameterCounts(NamedTuple):
+    """How many numbers training changes, and how many the base has; buffers are not counted."""
+
+    trainable: int
+    base: int
 
 
 class TunedModel(nn.Module):
@@ -34,6 +41,14 @@ class TunedModel(nn.Module):
     def freezes_base(self) -> bool:
         """Whether training must leave the base as it was."""
         return self.config.method != "finetune"
+
+    def parameter_counts(self) -> ParameterCounts:
+        """Count the trained parameters and those of the base."""
+        base = sum(parameter.numel() for parameter in self.base.parameters())
+        if self.method is None:
+            return ParameterCounts(trainable=base, base=base)
+        tuned = sum(parameter.numel() for parameter in self.method.parameters())
+        return ParameterCounts(trainable=tuned, base=base)
 
     def prompts(self) -> Prompts | None:
         """Return the prompts of one pass or generation; None when the base itself is tuned."""

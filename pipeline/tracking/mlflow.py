@@ -29,7 +29,7 @@ from pipeline.tracking.provenance import (
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
-    from pipeline.training.trainer import TrainingResult
+    from pipeline.training.summary import TrainingResult
 
 log = logging.getLogger(__name__)
 

@@ -115,7 +115,7 @@ class CheckpointFolder:
         self._world.barrier()
         if self._world.leads:
             engine.check_saved(partial)
-            with _writing(self.folder / name):
+            with writing(self.folder / name):
                 self._publish(partial, self.folder / name, state)
         self._world.barrier()
 
@@ -134,7 +134,7 @@ class CheckpointFolder:
         files = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
         for name in files:
             _sync(partial / name)
-        _write_json(partial / STATE, {"format": FORMAT, **asdict(state), "files": files})
+        write_json_whole(partial / STATE, {"format": FORMAT, **asdict(state), "files": files})
         if place.exists():
             shutil.rmtree(place)
         partial.rename(place)
@@ -173,13 +173,13 @@ def write_best(run_dir: Path, model: TunedModel, best: Best, base_path: str) -> 
         CheckpointError: what was written is not what was to be written.
     """
     folder = run_dir / BEST
-    with _writing(folder):
+    with writing(folder):
         folder.mkdir(exist_ok=True)
         path = folder / TRAINABLE
         _write_tensors(path, model.trainable_state(), best.step)
         if not model.freezes_base:
             save_base(model.base, resolve_base(base_path) / TOKENIZER_FILE, folder / BEST_BASE)
-        _write_json(folder / STATE, {**asdict(best), "sha256": _sha256(path)})
+        write_json_whole(folder / STATE, {**asdict(best), "sha256": _sha256(path)})
 
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor], step: int) -> None:
@@ -195,7 +195,7 @@ def _write_tensors(path: Path, tensors: dict[str, Tensor], step: int) -> None:
 
 
 @contextmanager
-def _writing(place: Path) -> Iterator[None]:
+def writing(place: Path) -> Iterator[None]:
     """Says in one line that a disk is full or a folder cannot be written."""
     try:
         yield
@@ -212,7 +212,8 @@ def write_text_whole(path: Path, text: str) -> None:
     _sync(path.parent)
 
 
-def _write_json(path: Path, record: dict[str, Any]) -> None:
+def write_json_whole(path: Path, record: dict[str, Any]) -> None:
+    """Writes a JSON file that appears whole or not at all."""
     write_text_whole(path, json.dumps(record, indent=2) + "\n")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
-    from pipeline.training.trainer import TrainingResult
+    from pipeline.training.summary import TrainingResult
 
 METRICS_FILE = "metrics.jsonl"
 

@@ -10,8 +10,7 @@ import contextlib
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -39,24 +38,9 @@ from pipeline.training.run_folder import INTERRUPTED, check_folder, locked, run_
 from pipeline.training.schedule import learning_rate
 from pipeline.training.signals import StopRequest
 from pipeline.training.step import StepSums, seed_step, train_step
+from pipeline.training.summary import TrainingResult, write_summary
 from pipeline.training.validation import LOSS, Validator
 from pipeline.training.world import World
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingResult:
-    """What came out of a run."""
-
-    output_dir: Path
-    """Folder of the run."""
-    best_metrics: dict[str, float]
-    """Metrics of the best validation."""
-    final_step: int
-    fingerprint_before: str
-    """Of the base."""
-    fingerprint_after: str
-    seconds: float
-    """Time of all parts of the run together."""
 
 
 def train(config: RunConfig, hooks: Sequence[Hook] = (), *, resume: bool = False) -> TrainingResult:
@@ -330,6 +314,7 @@ class _Run:
             after = fingerprint(model.base)
             if model.freezes_base and after != before:
                 raise TrainingError(f"the frozen base changed: {before} became {after}")
+            sizes = model.parameter_counts()
             if self.validator is None and self.world.leads:
                 # Nothing was compared: the last is the best there is.
                 last = Best(step=self.state.step, value=0.0, metrics={})
@@ -338,10 +323,14 @@ class _Run:
             output_dir=self.run_dir,
             best_metrics=self.state.best.metrics if self.state.best else {},
             final_step=self.state.step,
+            trainable_parameters=sizes.trainable,
+            base_parameters=sizes.base,
             fingerprint_before=before,
             fingerprint_after=after,
             seconds=self._timed_state().seconds,
         )
+        if self.world.leads:
+            write_summary(result)
         for hook in self.hooks:
             hook.on_end(result)
         return result

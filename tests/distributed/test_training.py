@@ -12,6 +12,10 @@ import pytest
 import torch
 
 from model.checkpoint import fingerprint, load_base
+from model.tuning import TunedModel
+from pipeline.config import RunConfig, load
+from pipeline.errors import TrainingError
+from pipeline.training import trainer
 from tests.support.small_world import prepared_world
 from tests.support.training_run import (
     best_of,
@@ -219,3 +223,42 @@ def test_nothing_stays_behind(undisturbed: Path) -> None:
         for process in psutil.process_iter(["cmdline"])
         if str(undisturbed) in " ".join(process.info["cmdline"] or [])
     ]
+
+
+def test_a_full_disk_ends_the_run_in_one_line_and_resume_goes_on(
+    undisturbed: Path, base: Path, data: Path, tmp_path: Path
+) -> None:
+    recipe = write_recipe(tmp_path / "run.yaml", base, data)
+    # No file may grow past a few kilobytes: the first checkpoint fails as on a full disk.
+    status, said = finish(start(recipe, file_size_limit=16_000))
+    assert status == 1, said
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert any("cannot save" in line or "cannot be written" in line for line in errors), said
+    assert "Traceback" not in said
+    status, said = run(recipe, "--resume")
+    assert status == 0, said
+    assert_same(recipe, undisturbed)
+
+
+def test_a_base_that_changed_is_an_error(
+    base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = write_recipe(
+        tmp_path / "run.yaml", base, data, training={"max_steps": 1}, engine={"processes": 1}
+    )
+    build = trainer.build_model
+
+    def leaky(config: RunConfig) -> TunedModel:
+        model = build(config)
+        norm = next(m for m in model.base.modules() if isinstance(m, torch.nn.BatchNorm2d))
+
+        def drift(*_: object) -> None:
+            norm.running_mean.add_(1e-3)
+
+        norm.register_forward_hook(drift)
+        return model
+
+    monkeypatch.setattr(trainer, "build_model", leaky)
+    with pytest.raises(TrainingError, match="the frozen base changed: sha256:"):
+        trainer.train(load(RunConfig, [recipe]))
+    assert not (run_dir_of(recipe) / "summary.json").exists()

@@ -24,7 +24,7 @@ from pipeline.tracking.identity import read_identity
 from pipeline.tracking.journal import Journal
 from pipeline.tracking.mlflow import MlflowHook, record_evaluation, sync_run
 from pipeline.training.config import DataConfig
-from pipeline.training.trainer import TrainingResult
+from pipeline.training.summary import TrainingResult
 from tests.support.mlflow_store import make_store
 from tests.support.prepared import manifest_folder
 
@@ -59,6 +59,8 @@ def record_run(config: RunConfig, steps: range, *, end: bool = True) -> Path:
             output_dir=run_dir,
             best_metrics={"vqa/accuracy": 0.5},
             final_step=steps[-1],
+            trainable_parameters=8,
+            base_parameters=800,
             fingerprint_before="sha256:aa",
             fingerprint_after="sha256:aa",
             seconds=2.0,
@@ -184,6 +186,8 @@ def test_what_mlflow_refuses_is_kept_and_the_rest_goes_on(
             output_dir=run_dir,
             best_metrics={},
             final_step=1,
+            trainable_parameters=8,
+            base_parameters=800,
             fingerprint_before="a",
             fingerprint_after="a",
             seconds=1.0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -81,8 +82,15 @@ def write_recipe(path: Path, base: Path, data: Path, /, **sections: Any) -> Path
     return path
 
 
-def start(recipe: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Starts the command."""
+def start(
+    recipe: Path, *arguments: str, file_size_limit: int | None = None
+) -> subprocess.Popen[str]:
+    """Starts the command; with a limit in bytes, writing beyond it fails as on a full disk."""
+
+    def limit() -> None:
+        if file_size_limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_size_limit, file_size_limit))
+
     return subprocess.Popen(
         [sys.executable, "-m", "jobs.train", f"--config={recipe}", *arguments],
         cwd=ROOT,
@@ -90,6 +98,7 @@ def start(recipe: Path, *arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=limit,
     )
 
 

@@ -39,7 +39,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "hint"), [("trian", "did you mean train?"), ("zzz", "commands: synthesize, ")]
+    ("word", "hint"), [("trian", "did you mean train?"), ("zzz", "commands: demo, ")]
 )
 def test_an_unknown_command_gets_the_nearest(
     word: str, hint: str, capsys: pytest.CaptureFixture[str]
