@@ -141,7 +141,7 @@ def show(report: Mapping[str, Any], folder: Path) -> None:
 def _gains(report: Mapping[str, Any]) -> Table:
     table = Table(title="Frozen base against prompt-tuned, downstream test", box=SIMPLE_HEAD)
     table.add_column("metric", no_wrap=True)
-    for name in ("zero-shot", "tuned", "gain", "trained", "of base", "artifact"):
+    for name in ("zero-shot", "tuned", "gain", "trained", "of base", "size"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in report["tasks"].values():
         before, after = 100 * row["zero_shot"], 100 * row["tuned"]

@@ -1,6 +1,7 @@
 """Referring expressions that pick out exactly one thing of their scene.
 
-`upstream` mostly names attributes, and where it uses a relation it says the target first.
+`upstream` mostly names attributes, often all three of them, as descriptions in detection data do:
+that is what words and looks are matched by. Where it uses a relation it says the target first.
 `downstream` asks through relations, says the landmark first, and puts attributes behind the noun.
 """
 
@@ -14,12 +15,13 @@ from data_prep.world.referring import (
     Relation,
     RelationalReference,
     extreme,
+    full_phrase,
     partial_phrases,
     pick_unique,
     relational_references,
 )
 from data_prep.world.scene import Scene, Thing
-from data_prep.world.vocabulary import SIZE_SYNONYM
+from data_prep.world.vocabulary import SIZE_SYNONYM, Domain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +78,10 @@ _FURTHEST: dict[Relation, str] = {
 }
 
 
-def expressions(rng: random.Random, scene: Scene, count: int = 2) -> list[Expression]:
-    """Up to `count` expressions with different targets; fewer where they would be unclear."""
+def expressions(rng: random.Random, scene: Scene) -> list[Expression]:
+    """A few expressions with different targets; fewer where they would be unclear."""
     makers, weights = _MAKERS[scene.domain]
+    count = _COUNT[scene.domain]
     found: list[Expression] = []
     for _ in range(6 * count):
         expression = rng.choices(makers, weights)[0](rng, scene)
@@ -87,6 +90,14 @@ def expressions(rng: random.Random, scene: Scene, count: int = 2) -> list[Expres
         if len(found) == count:
             break
     return found
+
+
+def _by_kind(rng: random.Random, scene: Scene) -> Expression | None:
+    target = rng.choice(scene.things)
+    phrase = full_phrase(target)
+    if len(phrase.found_in(scene)) > 1:
+        return None
+    return Expression(text=f"the {phrase.words()}", target=target)
 
 
 def _by_attributes(rng: random.Random, scene: Scene) -> Expression | None:
@@ -162,8 +173,12 @@ def _by_relation(
     return Expression(text=text, target=reference.target)
 
 
+_COUNT: dict[Domain, int] = {"upstream": 3, "downstream": 2}
 _MAKERS: dict[str, tuple[tuple[Maker, ...], tuple[float, ...]]] = {
-    "upstream": ((_by_attributes, _target_first, _superlative), (0.62, 0.24, 0.14)),
+    "upstream": (
+        (_by_kind, _by_attributes, _target_first, _superlative),
+        (0.4, 0.34, 0.14, 0.12),
+    ),
     "downstream": (
         (_landmark_first, _to_the_side, _furthest, _attributes_behind),
         (0.45, 0.15, 0.2, 0.2),
