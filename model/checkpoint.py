@@ -186,3 +186,13 @@ def fingerprint(model: OFA) -> str:
         data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
         digest.update(memoryview(data.numpy()))
     return f"sha256:{digest.hexdigest()}"
+
+
+def published_prefix_name(parameter: str) -> str:
+    """Return the published checkpoints' key for a parameter of prefix tuning.
+
+    Args:
+        parameter: As the prefix module has it, such as `encoder.trans.0.weight`.
+    """
+    stack, _, rest = parameter.partition(".")
+    return f"{stack}.{stack}_prompt_encoder.{rest}"
