@@ -1,7 +1,7 @@
 """Recomputing of recorded cases: whether a machine computes what the reference computed.
 
 A fixture folder holds the inputs and outputs of a reference implementation. This package alone
-reads it, and alone decides what of it is compared and where, for the `verify` command and the tests.
+reads it, and alone decides what of it is compared and where, for the command and for the tests.
 """
 
 from model.verify.checks import Check, all_checks
