@@ -8,8 +8,6 @@ from typing import Literal
 
 from model.generation import GenerationOptions
 
-Stacks = Literal["both", "encoder", "decoder"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
@@ -18,11 +16,8 @@ class Variant:
     name: str
     methods: tuple[str, ...] = ()
     """Tuning methods, as `model.tuning` calls them; none for the base alone."""
-    stacks: Stacks = "both"
-    """Which stacks carry prompts, where there are any."""
-    prompt_length: int = 1
-    projection_dim: int | None = None
-    """Inner width of the MLP that makes the prompts."""
+    settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    """Settings of each method, as its section of the tuning configuration calls them."""
     files: tuple[str, ...] = ()
     """Weights beside those of the base."""
 

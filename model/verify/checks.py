@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from model.verify.cases import BeamCase
 from model.verify.finding import Finding
 from model.verify.fixtures import Fixtures
 from model.verify.forward import activations, buckets, image_trunk
@@ -24,8 +25,10 @@ class Check:
     compute: Callable[[Subjects], Iterator[Finding]]
     side: str = ""
     """Which side of the case, where it has several."""
-    needs_float32: str | None = None
+    needs_float32: str = ""
     """Why this side can only be asked for in float32."""
+    undecided: str = ""
+    """Why no machine need compute what the reference did."""
 
     @property
     def name(self) -> str:
@@ -37,9 +40,9 @@ class Check:
         missing = None if self.variant is None else subjects.missing(self.variant)
         if missing is not None:
             return self.case, missing
-        if subjects.dtype != "fp32" and self.needs_float32 is not None:
-            return self.name, self.needs_float32
-        return None
+        needs_float32 = self.needs_float32 if subjects.dtype != "fp32" else ""
+        reason = self.undecided or needs_float32
+        return (self.name, reason) if reason else None
 
     def findings(self, subjects: Subjects) -> list[Finding]:
         """Compute the check.
@@ -69,18 +72,26 @@ def all_checks(fixtures: Fixtures) -> list[Check]:
         title = f"gradient {gradient.name}"
         checks.append(Check(title, gradient.variant, partial(gradients, case=gradient)))
     for beam in cases.beams.values():
-        title = f"beam {beam.name}"
-        checks.append(Check(title, beam.variant, partial(forced, case=beam), side="forced"))
-        checks.append(
-            Check(
-                title,
-                beam.variant,
-                partial(searched, case=beam),
-                side="search",
-                needs_float32="below fp32 near ties of a search fall either way",
-            )
-        )
+        checks += _checks_of_search(fixtures, beam)
     for answers in cases.candidates.values():
         title = f"candidates {answers.name}"
         checks.append(Check(title, answers.variant, partial(candidates, case=answers)))
     return checks
+
+
+def _checks_of_search(fixtures: Fixtures, case: BeamCase) -> list[Check]:
+    title = f"beam {case.name}"
+    prompted = case.prefix is not None and fixtures.ids(case.prefix).shape[1] > 0
+    # All tokens beside a preferred prompt get one score, and the beam has room for some of them.
+    ties = "equal scores beside a preferred prompt are chosen among freely"
+    return [
+        Check(title, case.variant, partial(forced, case=case), side="forced"),
+        Check(
+            title,
+            case.variant,
+            partial(searched, case=case),
+            side="search",
+            needs_float32="below fp32 near ties of a search fall either way",
+            undecided=ties if prompted and not case.options.forces_prefix else "",
+        ),
+    ]

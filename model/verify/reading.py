@@ -20,7 +20,6 @@ from model.verify.cases import (
     LossCase,
     LossInputs,
     RecordedHypothesis,
-    Stacks,
     Variant,
 )
 from model.verify.record import Record
@@ -63,11 +62,28 @@ def read_ids(record: Record, name: str, vocab: VocabLayout) -> list[int]:
 def read_variant(name: str, record: Record) -> Variant:
     """Read a variant: its methods follow from the options that the reference was built with."""
     options = record.child("options")
+    settings = _prompt_settings(options)
+    for option, on in options.values.items():
+        if on is True and not option.startswith(_STACKS):
+            settings[option] = {
+                other.removeprefix(f"{option}_"): value
+                for other, value in options.values.items()
+                if other.startswith(f"{option}_")
+            }
+    return Variant(
+        name=name,
+        methods=tuple(settings),
+        settings=settings,
+        files=tuple(record.texts("weights")[1:]),
+    )
+
+
+def _prompt_settings(options: Record) -> dict[str, Mapping[str, object]]:
+    """Return the settings of the prompts by their kind; nothing where no stack has any."""
     prompted = [s for s in _STACKS if options.take(f"{s}_prompt", bool, False)]
-    methods = [options.take(f"{stack}_prompt_type", str) for stack in prompted]
-    methods += [n for n, on in options.values.items() if on is True and not n.startswith(_STACKS)]
-    shapes = {
+    found = {
         (
+            options.take(f"{stack}_prompt_type", str),
             options.take(f"{stack}_prompt_length", int),
             options.take(f"{stack}_prompt_dim", int)
             if options.take(f"{stack}_prompt_projection", bool, False)
@@ -75,20 +91,13 @@ def read_variant(name: str, record: Record) -> Variant:
         )
         for stack in prompted
     }
-    if len(shapes) > 1:
-        record.fail("options", "gives the stacks prompts of different lengths or projections")
-    length, projection = shapes.pop() if shapes else (1, None)
-    stacks: Stacks = "both"
-    if len(prompted) == 1:
-        stacks = "encoder" if prompted[0] == "encoder" else "decoder"
-    return Variant(
-        name=name,
-        methods=tuple(dict.fromkeys(methods)),
-        stacks=stacks,
-        prompt_length=length,
-        projection_dim=projection,
-        files=tuple(record.texts("weights")[1:]),
-    )
+    if not found:
+        return {}
+    if len(found) > 1:
+        options.fail("decoder_prompt", "differs from the encoder's in kind, length or projection")
+    kind, length, projection = found.pop()
+    stacks = "both" if len(prompted) == len(_STACKS) else prompted[0]
+    return {kind: {"length": length, "stacks": stacks, "projection_dim": projection}}
 
 
 def read_forward(name: str, record: Record, tensor_names: frozenset[str]) -> ForwardCase:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import torch
 
-from model.checkpoint import published_prefix_name
+from model.checkpoint import published_tuning_name
 from model.errors import CheckpointError
 from model.ofa import OFA, Prompts
-from model.tuning import PrefixConfig, TunedModel, TuningConfig, build_tuned_model
+from model.tuning import TunedModel, TuningConfig, build_tuned_model
 from model.verify.cases import Variant
 from model.verify.finding import DTYPES
 from model.verify.fixtures import Fixtures
@@ -31,7 +31,7 @@ class Subject:
 
     def recorded_name(self, parameter: str) -> str:
         """Return the reference's name of a tuned parameter."""
-        return published_prefix_name(parameter)
+        return published_tuning_name(parameter)
 
 
 class Subjects:
@@ -74,26 +74,44 @@ class Subjects:
         absent = [method for method in methods if method not in offered_methods()]
         if absent:
             return f"needs {', '.join(absent)}"
-        if len(methods) > 1:
-            return f"needs {' and '.join(methods)} at once"
-        if methods and methods[0] not in _BUILDERS:
-            return f"needs {methods[0]}, which this command cannot load yet"
+        if methods and _combined(methods) not in offered_methods():
+            return f"needs {' and '.join(sorted(methods))} at once"
         return None
 
     def of(self, variant: str) -> Subject:
         """Return the subject of a variant in eval mode; all share one base.
 
         Raises:
-            CheckpointError: the recorded weights don't fit it.
+            CheckpointError: its settings are not those of its methods here, or the recorded weights
+                don't fit it.
         """
         if variant not in self._subjects:
             described = self.fixtures.variants[variant]
-            tuned = None
-            if described.methods:
-                build = _BUILDERS[described.methods[0]]
-                tuned = build(self._base, described, self.fixtures).to(self.device).eval()
+            tuned = self._tuned(described).to(self.device).eval() if described.methods else None
             self._subjects[variant] = Subject(self._base, tuned)
         return self._subjects[variant]
+
+    def _tuned(self, variant: Variant) -> TunedModel:
+        """Put the methods of a variant onto the base, with the recorded weights."""
+        folder = self.fixtures.folder
+        sections = get_type_hints(TuningConfig)
+        settings: dict[str, Any] = {"method": _combined(variant.methods)}
+        try:
+            for method in variant.methods:
+                settings[method] = sections[method](**variant.settings[method])
+            tuned = build_tuned_model(self._base, TuningConfig(**settings))
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{folder}: variant {variant.name}: {error}") from error
+        weights = self.fixtures.weights
+        recorded = {key: tensor for file in variant.files for key, tensor in weights[file].items()}
+        state = {}
+        for name in tuned.trainable_state():
+            key = published_tuning_name(name)
+            if key not in recorded:
+                raise CheckpointError(f"{folder}: {', '.join(variant.files)} has no {key}")
+            state[name] = recorded[key]
+        tuned.load_trainable_state(state)
+        return tuned
 
 
 def offered_methods() -> tuple[str, ...]:
@@ -101,23 +119,6 @@ def offered_methods() -> tuple[str, ...]:
     return get_args(get_type_hints(TuningConfig)["method"])
 
 
-def _with_prefix(base: OFA, variant: Variant, fixtures: Fixtures) -> TunedModel:
-    prefix = PrefixConfig(
-        length=variant.prompt_length,
-        stacks=variant.stacks,
-        projection_dim=variant.projection_dim,
-    )
-    tuned = build_tuned_model(base, TuningConfig(method="prefix", prefix=prefix))
-    recorded = {key: t for file in variant.files for key, t in fixtures.weights[file].items()}
-    state = {}
-    for name in tuned.trainable_state():
-        key = published_prefix_name(name)
-        if key not in recorded:
-            raise CheckpointError(f"{fixtures.folder}: {', '.join(variant.files)} has no {key}")
-        state[name] = recorded[key]
-    tuned.load_trainable_state(state)
-    return tuned
-
-
-_BUILDERS: dict[str, Callable[[OFA, Variant, Fixtures], TunedModel]] = {"prefix": _with_prefix}
-"""How the recorded weights of a method are put onto a base."""
+def _combined(methods: Sequence[str]) -> str:
+    """The name under which the tuning configuration offers methods together."""
+    return "_".join(sorted(methods))

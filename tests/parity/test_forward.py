@@ -22,7 +22,7 @@ from tests.support.golden_micro import (
 ATOL = 2e-5
 GRADIENT_RTOL = 1e-5
 LOSS_RTOL = 1e-5
-PASSES = computable(among=frozenset(FIXTURES.cases.forward))
+PASSES = computable(among=FIXTURES.cases.forward)
 STEPPED = [name for name in PASSES if not name.startswith("codes")]
 GRADIENTS = computable("gradient ")
 # What the computation starts from: there is nothing to compare it with.

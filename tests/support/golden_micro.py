@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -45,14 +46,14 @@ def findings(name: str, dtype: str = "fp32") -> list[Finding]:
     return CHECKS[name].findings(subjects(dtype))
 
 
-def computable(prefix: str = "", among: frozenset[str] | None = None) -> list[str]:
+def computable(prefix: str = "", among: Collection[str] | None = None) -> list[str]:
     """Names of the checks that can be made with the tuning methods that there are."""
     return [
         name
         for name, check in CHECKS.items()
         if name.startswith(prefix)
         and (among is None or check.case in among)
-        and check.skipped(subjects()) is None
+        and (check.variant is None or subjects().missing(check.variant) is None)
     ]
 
 

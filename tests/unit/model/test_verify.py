@@ -108,7 +108,10 @@ def _set_prefix(*path: str | int, to: Any) -> Callable[[Any], None]:
         (_set_config("resnet_layers", to=[1, 1]), "must be three numbers"),
         (_set("cases", "base", "variant", to="lora"), "unknown variant 'lora'"),
         (_set_prefix("weights", 1, to="../prefix.safetensors"), "is no file of the folder"),
-        (_set_prefix("options", "decoder_prompt_length", to=6), "prompts of different lengths"),
+        (
+            _set_prefix("options", "decoder_prompt_length", to=6),
+            "differs from the encoder's in kind",
+        ),
     ],
 )
 def test_what_the_description_gets_wrong_is_named(
@@ -167,7 +170,15 @@ def test_what_the_searches_get_wrong_is_named(
         (
             "config.json",
             _set_prefix("weights", 1, to="proj.safetensors"),
-            "doesn't fit this model",
+            "fit this model",
+            "prefix_both",
+        ),
+        (
+            "config.json",
+            lambda content: content["config"]["variants"]["prefix_both"]["options"].update(
+                encoder_prompt_length=0, decoder_prompt_length=0
+            ),
+            "variant prefix_both: tuning.prefix.length: 0 is not at least 1",
             "prefix_both",
         ),
         (
@@ -290,3 +301,13 @@ def test_only_what_needs_a_method_that_is_not_offered_is_skipped() -> None:
             assert reason == f"needs {', '.join(absent)}"
         else:
             assert reason is None or (len(variant.methods) > 1 and reason.endswith(" at once"))
+
+
+def test_a_search_that_ties_decide_is_scored_and_not_repeated() -> None:
+    undecided = {check.case for check in all_checks(FIXTURES) if check.undecided}
+    assert {name for name in undecided if ".base" in name} == {
+        "beam vqa_prefix_notrie.prev_output.base"
+    }
+    for check in all_checks(FIXTURES):
+        if check.case in undecided and check.variant == "base":
+            assert (check.skipped(subjects()) is None) == (check.side == "forced")
