@@ -96,6 +96,13 @@ class Task(Protocol):
         ...
 
 
-def spoken_text(tokenizer: OFATokenizer, hypothesis: Hypothesis) -> str:
-    """The words of a hypothesis, without specials and outer blanks."""
-    return tokenizer.decode(hypothesis.tokens).strip()
+def spoken_answer(
+    hypothesis: Hypothesis,
+    image_wh: tuple[int, int],
+    tokenizer: OFATokenizer,
+    config: OFAConfig,
+    image_size: int,
+) -> Prediction:
+    """`Task.decode` of the tasks that answer in words: without specials and outer blanks."""
+    text = tokenizer.decode(hypothesis.tokens).strip()
+    return Prediction(text=text, box=None, score=hypothesis.score)

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from data_prep.instructions import caption_target
 from data_prep.schema import Sample
-from model.generation import GenerationOptions, Hypothesis
+from model.generation import GenerationOptions
 from model.ofa.config import OFAConfig
 from model.tokenizer import OFATokenizer
 from pipeline.errors import DataError
 from pipeline.evaluation.cider import corpus_cider
-from pipeline.tasks.base import Prediction, spoken_text
+from pipeline.tasks.base import Prediction, spoken_answer
 
 _LONGEST_CAPTION = 60
 _REPEAT_FREE = 3
@@ -52,16 +52,7 @@ class Caption:
             no_repeat_ngram_size=_REPEAT_FREE,
         )
 
-    def decode(
-        self,
-        hypothesis: Hypothesis,
-        image_wh: tuple[int, int],
-        tokenizer: OFATokenizer,
-        config: OFAConfig,
-        image_size: int,
-    ) -> Prediction:
-        """The caption as text."""
-        return Prediction(text=spoken_text(tokenizer, hypothesis), box=None, score=hypothesis.score)
+    decode = staticmethod(spoken_answer)
 
     def score(
         self, predictions: Sequence[Prediction], samples: Sequence[Sample]

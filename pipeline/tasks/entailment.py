@@ -6,11 +6,11 @@ import random
 from collections.abc import Sequence
 
 from data_prep.schema import ENTAILMENT_LABELS, Sample
-from model.generation import GenerationOptions, Hypothesis
+from model.generation import GenerationOptions
 from model.ofa.config import OFAConfig
 from model.tokenizer import OFATokenizer
 from model.trie import Trie
-from pipeline.tasks.base import Prediction, spoken_text
+from pipeline.tasks.base import Prediction, spoken_answer
 
 
 class Entailment:
@@ -46,16 +46,7 @@ class Entailment:
             trie=trie,
         )
 
-    def decode(
-        self,
-        hypothesis: Hypothesis,
-        image_wh: tuple[int, int],
-        tokenizer: OFATokenizer,
-        config: OFAConfig,
-        image_size: int,
-    ) -> Prediction:
-        """The label as text."""
-        return Prediction(text=spoken_text(tokenizer, hypothesis), box=None, score=hypothesis.score)
+    decode = staticmethod(spoken_answer)
 
     def score(
         self, predictions: Sequence[Prediction], samples: Sequence[Sample]

@@ -6,12 +6,12 @@ import random
 from collections.abc import Sequence
 
 from data_prep.schema import Answer, Sample
-from model.generation import GenerationOptions, Hypothesis
+from model.generation import GenerationOptions
 from model.ofa.config import OFAConfig
 from model.tokenizer import OFATokenizer
 from pipeline.errors import DataError
 from pipeline.evaluation.vqa import answer_accuracy
-from pipeline.tasks.base import Prediction, spoken_text
+from pipeline.tasks.base import Prediction, spoken_answer
 
 _LONGEST_ANSWER = 16
 
@@ -45,16 +45,7 @@ class VQA:
             beam_size=beam_size, max_length=_LONGEST_ANSWER, normalize_scores=False
         )
 
-    def decode(
-        self,
-        hypothesis: Hypothesis,
-        image_wh: tuple[int, int],
-        tokenizer: OFATokenizer,
-        config: OFAConfig,
-        image_size: int,
-    ) -> Prediction:
-        """The answer as text."""
-        return Prediction(text=spoken_text(tokenizer, hypothesis), box=None, score=hypothesis.score)
+    decode = staticmethod(spoken_answer)
 
     def score(
         self, predictions: Sequence[Prediction], samples: Sequence[Sample]

@@ -1,224 +1,129 @@
-"""The model against the reference: every stored activation and prompt gradient.
-
-Dimensions: B batch, S source tokens, T target tokens, D width.
-"""
+"""The model against the reference: every stored activation and prompt gradient."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+import re
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
 
-from model.checkpoint import load_into
-from model.losses import label_smoothed_loss
-from model.ofa import OFA, PRESETS, LayerPrompt, OFAConfig, Prompts, VocabLayout
-from model.ofa.positions import image_buckets, token_buckets
-from model.tuning import PrefixConfig, TuningConfig, build_tuned_model
+from model.ofa import OFA, PRESETS
+from model.verify import Finding
+from tests.support.golden_micro import (
+    FIXTURES,
+    base,
+    computable,
+    findings,
+    largest_error,
+    subjects,
+    tensors,
+)
 
-FIXTURES = Path(__file__).parent / "fixtures" / "ofa_micro"
 ATOL = 2e-5
 GRADIENT_RTOL = 1e-5
-
-
-def golden_config() -> OFAConfig:
-    config = json.loads((FIXTURES / "config.json").read_text())["config"]
-    vocab = {name: config["vocab"][name] for name in ("text_count", "code_count", "bin_count")}
-    names = ["d_model", "ffn_dim", "encoder_layers", "decoder_layers", "attention_heads"]
-    names += ["resnet_width", "image_bucket_size", "token_bucket_size"]
-    config["d_model"] = config["embed_dim"]
-    return OFAConfig(
-        name="golden",
-        resnet_blocks=tuple(config["resnet_layers"]),
-        vocab=VocabLayout(**vocab),
-        image_size=config["image_height"],
-        **{name: config[name] for name in names},
-    )
-
-
-def golden_model() -> OFA:
-    model = OFA(golden_config())
-    file = FIXTURES / "model.safetensors"
-    load_into(model, load_file(file), file)
-    return model.eval()
-
-
-@pytest.fixture(scope="module")
-def cases() -> dict[str, Tensor]:
-    tensors = load_file(FIXTURES / "cases.safetensors")
-    return {
-        name: tensor.long() if tensor.dtype == torch.int32 else tensor
-        for name, tensor in tensors.items()
-    }
-
-
-@pytest.fixture(scope="module")
-def model() -> OFA:
-    return golden_model().freeze()
-
-
-def prompts_of(variant: str, cases: dict[str, Tensor]) -> Prompts | None:
-    if variant == "base":
-        return None
-    origin = "proj_both" if variant.startswith("proj") else "prefix_both"
-
-    def stack(name: str) -> tuple[LayerPrompt, ...]:
-        return tuple(
-            LayerPrompt(layer[0], layer[1]) for layer in cases[f"{origin}/{name}_prompt_kv"]
-        )
-
-    return Prompts(
-        encoder=None if variant == "prefix_dec" else stack("encoder"),
-        decoder=None if variant == "prefix_enc" else stack("decoder"),
-    )
-
-
-def largest_error(found: Tensor, expected: Tensor, where: Tensor | None = None) -> float:
-    difference = (found - expected).abs()
-    return float((difference if where is None else difference[where]).max())
-
-
-@pytest.mark.parametrize(
-    "variant", ["base", "prefix_both", "prefix_enc", "prefix_dec", "proj_both"]
+LOSS_RTOL = 1e-5
+PASSES = computable(among=FIXTURES.cases.forward)
+STEPPED = [name for name in PASSES if not name.startswith("codes")]
+GRADIENTS = computable("gradient ")
+# What the computation starts from: there is nothing to compare it with.
+INPUTS = re.compile(
+    r"inputs/(?!resnet_features).*|loss/.*|codes/.*|rdrop_fn/.*|buckets/image_ids"
+    r"|vqa_\w+/(conf|prefix_tokens|target)"
+    r"|\w+/(src_tokens|prev_output_tokens|encoder_positions|logit_positions)"
 )
-@torch.no_grad()
-def test_activations_equal_the_reference(
-    variant: str, model: OFA, cases: dict[str, Tensor]
-) -> None:
-    prompts = prompts_of(variant, cases)
-    source = model.encode(
-        cases["inputs/src_tokens"],
-        cases["inputs/patch_images"],
-        cases["inputs/patch_masks"].bool(),
-        prompts,
-        keep_layer_inputs=True,
+
+
+def of_file(finding: Finding) -> bool:
+    """Whether the expected values are those of the file, and not of our own making."""
+    recorded = tensors()[finding.recorded]
+    return torch.equal(
+        finding.expected, recorded.to(finding.expected.dtype).view_as(finding.expected)
     )
-    targets = cases["inputs/prev_output_tokens"]
-    logits_BTV, decoder_inputs = model.decode(targets, source, prompts)
-    real_BN, real_BT = ~source.padding_BN, targets != model.config.vocab.pad
-    assert torch.equal(source.padding_BN, cases[f"{variant}/encoder_padding_mask"].bool())
-    assert largest_error(source.hidden_BND, cases[f"{variant}/encoder_out"], real_BN) <= ATOL
-    assert largest_error(logits_BTV, cases[f"{variant}/logits"], real_BT) <= ATOL
-    if f"{variant}/position_embeddings" in cases:
-        positions_BND = source.positions_ND.expand_as(source.hidden_BND)
-        assert (
-            largest_error(positions_BND, cases[f"{variant}/position_embeddings"], real_BN) <= ATOL
-        )
-        for index, hidden in enumerate(source.layer_inputs):
-            assert (
-                largest_error(hidden, cases[f"{variant}/encoder_hidden.{index}"], real_BN) <= ATOL
-            )
-        for index, hidden in enumerate(decoder_inputs):
-            assert (
-                largest_error(hidden, cases[f"{variant}/decoder_hidden.{index}"], real_BT) <= ATOL
-            )
 
 
-@torch.no_grad()
-def test_a_single_sample_without_padding(model: OFA, cases: dict[str, Tensor]) -> None:
-    prompts = prompts_of("prefix_both", cases)
-    source = model.encode(
-        cases["single_nopad/src_tokens"], cases["inputs/patch_images"][2:3], None, prompts
-    )
-    logits_BTV, _ = model.decode(cases["single_nopad/prev_output_tokens"], source, prompts)
-    assert largest_error(source.hidden_BND, cases["single_nopad/encoder_out"]) <= ATOL
-    assert largest_error(logits_BTV, cases["single_nopad/logits"]) <= ATOL
+@pytest.mark.parametrize("name", PASSES)
+def test_activations_equal_the_reference(name: str) -> None:
+    found = findings(name)
+    assert {f"{name}/logits", f"{name}/encoder_out"} <= {f.recorded for f in found}
+    for finding in found:
+        assert of_file(finding)
+        assert largest_error(finding) <= ATOL, finding.what
 
 
-@torch.no_grad()
-def test_long_text_reaches_the_logarithmic_buckets(model: OFA, cases: dict[str, Tensor]) -> None:
-    source = model.encode(cases["text_long/src_tokens"])
-    logits_BTV, _ = model.decode(cases["text_long/prev_output_tokens"], source)
-    hidden = source.hidden_BND[:, cases["text_long/encoder_positions"]]
-    logits = logits_BTV[:, cases["text_long/logit_positions"]]
-    assert largest_error(hidden, cases["text_long/encoder_out"]) <= ATOL
-    assert largest_error(logits, cases["text_long/logits"]) <= ATOL
+def test_the_passes_are_all_here() -> None:
+    assert set(PASSES) >= {"base", "prefix_both", "prefix_enc", "prefix_dec", "proj_both"}
+    assert set(PASSES) >= {"single_nopad", "text_long", "codes_all", "codes_mixed"}
 
 
-@pytest.mark.parametrize(("case", "mask"), [("codes_all", [1, 1, 1]), ("codes_mixed", [1, 0, 1])])
-@torch.no_grad()
-def test_image_codes(case: str, mask: list[int], model: OFA, cases: dict[str, Tensor]) -> None:
-    logits_BTV = model(
-        cases["inputs/src_tokens"],
-        cases["inputs/patch_images"],
-        cases["inputs/patch_masks"].bool(),
-        cases["codes/prev_output_tokens"],
-        code_mask_B=torch.tensor(mask, dtype=torch.bool),
-    )
-    assert largest_error(logits_BTV, cases[f"{case}/logits"]) <= ATOL
+@pytest.mark.parametrize("name", STEPPED)
+def test_steps_with_a_cache_equal_one_pass(name: str) -> None:
+    (finding,) = [f for f in findings(name) if f.what == "logits step by step"]
+    assert of_file(finding)
+    assert largest_error(finding) <= ATOL
 
 
-@pytest.mark.parametrize("variant", ["base", "prefix_both"])
-@torch.no_grad()
-def test_steps_with_a_cache_equal_one_pass(
-    variant: str, model: OFA, cases: dict[str, Tensor]
-) -> None:
-    prompts = prompts_of(variant, cases)
-    source = model.encode(
-        cases["inputs/src_tokens"],
-        cases["inputs/patch_images"],
-        cases["inputs/patch_masks"].bool(),
-        prompts,
-    )
-    targets = cases["inputs/prev_output_tokens"]
-    cache = model.start_cache(source, prompts, rows_per_source=2)
-    rows = targets.repeat_interleave(2, dim=0)
-    swap = torch.tensor([1, 0, 3, 2, 5, 4])
-    steps = []
-    for step in range(targets.shape[1]):
-        steps.append(model.decode_step(rows[:, step], cache))
-        cache.reorder(swap)
-    stepped = torch.stack(steps, dim=1)[::2]
-    real_BT = targets != model.config.vocab.pad
-    assert largest_error(stepped, cases[f"{variant}/logits"], real_BT) <= ATOL
+def test_padding_does_not_count() -> None:
+    targets = tensors()["inputs/prev_output_tokens"]
+    (logits,) = [f for f in findings("base") if f.what == "logits"]
+    assert logits.counts is not None
+    assert torch.equal(logits.counts, targets != 1)
+    (hidden,) = [f for f in findings("base") if f.what == "encoder output"]
+    assert hidden.counts is not None
+    assert torch.equal(hidden.counts, tensors()["base/encoder_padding_mask"] == 0)
 
 
-def prefix_file(variant: str) -> tuple[str, int | None]:
-    return ("proj.safetensors", 48) if variant == "proj_both" else ("prefix.safetensors", None)
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_gradients_equal_the_reference(name: str) -> None:
+    found = findings(name)
+    of_parameters = [f for f in found if f.recorded.startswith(f"grad_{name.split()[1]}/")]
+    assert of_parameters
+    for finding in of_parameters:
+        assert of_file(finding)
+        error = (finding.found - finding.expected).norm() / finding.expected.norm()
+        assert error <= GRADIENT_RTOL, f"{finding.what}: {error:.2e}"
+    (loss,) = [f for f in found if f.what == "loss"]
+    assert loss.found.item() == pytest.approx(loss.expected.item(), rel=LOSS_RTOL)
+    assert all(parameter.grad is None for parameter in base().parameters())
+    assert not subjects().base().training
 
 
-@pytest.mark.parametrize("variant", ["prefix_both", "prefix_enc", "prefix_dec", "proj_both"])
-def test_prompt_gradients_equal_the_reference(variant: str, cases: dict[str, Tensor]) -> None:
-    file, projection = prefix_file(variant)
-    stacks = {"prefix_enc": "encoder", "prefix_dec": "decoder"}.get(variant, "both")
-    prefix = PrefixConfig(length=5, stacks=stacks, projection_dim=projection)  # type: ignore[arg-type]
-    tuned = build_tuned_model(golden_model(), TuningConfig(prefix=prefix))
-    assert tuned.method is not None
-    names = {
-        name: name.replace("encoder.", "encoder.encoder_prompt_encoder.", 1)
-        if name.startswith("encoder.")
-        else name.replace("decoder.", "decoder.decoder_prompt_encoder.", 1)
-        for name, _ in tuned.method.named_parameters()
+def test_the_gradients_are_all_here() -> None:
+    assert {name.split()[1] for name in GRADIENTS} >= {
+        *("prefix_both", "prefix_enc", "prefix_dec", "proj_both"),
+        *("prefix_both_range", "prefix_both_bntrain"),
     }
-    weights = load_file(FIXTURES / file)
-    tuned.load_trainable_state({name: weights[golden].float() for name, golden in names.items()})
-    tuned.train()
-    logits_BTV = tuned(
-        cases["inputs/src_tokens"],
-        cases["inputs/patch_images"],
-        cases["inputs/patch_masks"].bool(),
-        cases["inputs/prev_output_tokens"],
-    )
-    loss = label_smoothed_loss(logits_BTV, cases["inputs/target"], epsilon=0.1)
-    (loss.loss_sum / loss.sample_size).backward()
-    for name, parameter in tuned.method.named_parameters():
-        expected = cases[f"grad_{variant}/{names[name]}"]
-        assert parameter.grad is not None
-        error = (parameter.grad - expected).norm() / expected.norm()
-        assert error <= GRADIENT_RTOL, f"{name}: {error:.2e}"
-    assert all(parameter.grad is None for parameter in tuned.base.parameters())
 
 
-def test_buckets(cases: dict[str, Tensor]) -> None:
-    distance = torch.arange(2047) - 1023
-    origin = torch.zeros(1, dtype=torch.int64)
-    found = token_buckets(distance, origin, bucket_size=256, max_positions=1024)[:, 0]
-    assert torch.equal(found, cases["buckets/token_bucket_by_distance"])
-    ids = cases["buckets/image_ids"]
-    assert torch.equal(image_buckets(ids, ids, bucket_size=42), cases["buckets/image_bucket_sub"])
+def test_batch_norm_moves_as_in_the_reference_where_it_is_allowed_to() -> None:
+    moved = [f for f in findings("gradient prefix_both_bntrain") if "/after/" in f.recorded]
+    assert len(moved) == 3
+    before = dict(base().named_buffers())
+    for finding in moved:
+        assert largest_error(finding) <= ATOL
+        assert not torch.allclose(before[finding.what], finding.found)
+
+
+def test_the_image_trunk_equals_the_reference() -> None:
+    (finding,) = findings("image trunk")
+    assert of_file(finding)
+    assert largest_error(finding) <= ATOL
+
+
+def test_buckets() -> None:
+    found = findings("buckets")
+    assert {f.recorded for f in found} == {
+        "buckets/token_bucket_by_distance",
+        "buckets/image_bucket_sub",
+    }
+    for finding in found:
+        assert torch.equal(finding.found, tensors()[finding.recorded].long())
+
+
+def test_everything_that_is_recorded_is_compared() -> None:
+    compared = {f.recorded for name in computable() for f in findings(name)}
+    left = {name for name in tensors() if not INPUTS.fullmatch(name)} - compared
+    cannot = {name for name, v in FIXTURES.variants.items() if subjects().missing(name)}
+    assert {name for name in left if not any(variant in name for variant in cannot)} == set()
 
 
 @pytest.mark.parametrize(

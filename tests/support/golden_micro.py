@@ -1,8 +1,10 @@
-"""The reference's micro model with its prompts and cases, for parity tests."""
+"""The reference's micro model with its prompts and cases, as `model.verify` reads them."""
 
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,89 +13,87 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from model.ofa.config import OFAConfig, VocabLayout
 from model.ofa.model import OFA
-from model.ofa.prompts import LayerPrompt, Prompts, StackPrompt
+from model.ofa.prompts import Prompts
+from model.verify import Check, Finding, Subjects, all_checks, read_fixtures
 
 FOLDER = Path(__file__).parent.parent / "parity" / "fixtures" / "ofa_micro"
-HEADS = 4
-LAYERS = 2
+FIXTURES = read_fixtures(FOLDER)
+LAYERS = FIXTURES.config.encoder_layers
 BIN_RANGE = (269, 369)
-# Tables that follow from the configuration, and the tied copy of the embedding.
-_DERIVED = {
-    "encoder.version",
-    "decoder.version",
-    "decoder.image_position_idx",
-    "decoder.output_projection.weight",
-}
+CHECKS: dict[str, Check] = {check.name: check for check in all_checks(FIXTURES)}
 
 
 def read_json(name: str) -> Any:
+    """A file of the folder as it stands, past the reader of `model.verify`."""
     return json.loads((FOLDER / name).read_text(encoding="utf-8"))
 
 
 @cache
-def cases() -> dict[str, Tensor]:
+def tensors() -> dict[str, Tensor]:
+    """The recorded tensors as they stand in the file."""
     return load_file(FOLDER / "cases.safetensors")
 
 
 @cache
-def base() -> OFA:
-    config = OFAConfig(
-        name="golden-micro",
-        d_model=64,
-        ffn_dim=256,
-        encoder_layers=LAYERS,
-        decoder_layers=LAYERS,
-        attention_heads=HEADS,
-        resnet_blocks=(1, 1, 1),
-        vocab=VocabLayout(text_count=200, code_count=64, bin_count=100),
-        image_size=64,
-    )
-    model = OFA(config)
-    missing, unexpected = model.load_state_dict(_weights("model"), strict=False)
-    assert set(unexpected) <= _DERIVED
-    assert all(name.endswith("num_batches_tracked") for name in missing)
-    return model.eval().freeze()
+def subjects(dtype: str = "fp32") -> Subjects:
+    return Subjects(FIXTURES, dtype=dtype)
 
 
 @cache
+def findings(name: str, dtype: str = "fp32") -> list[Finding]:
+    """What a check computed, beside what was recorded."""
+    return CHECKS[name].findings(subjects(dtype))
+
+
+def computable(prefix: str = "", among: Collection[str] | None = None) -> list[str]:
+    """Names of the checks that can be made with the tuning methods that there are."""
+    return [
+        name
+        for name, check in CHECKS.items()
+        if name.startswith(prefix)
+        and (among is None or check.case in among)
+        and (check.variant is None or subjects().missing(check.variant) is None)
+    ]
+
+
+def largest_error(finding: Finding) -> float:
+    """The largest absolute difference where it counts."""
+    difference = (finding.found - finding.expected).abs()
+    return float((difference if finding.counts is None else difference[finding.counts]).max())
+
+
+def base() -> OFA:
+    return subjects().base()
+
+
+@cache
+@torch.no_grad()
 def prompts(variant: str) -> Prompts | None:
     """The prompts of a variant: base, prefix_both, prefix_enc, prefix_dec or proj_both."""
-    if variant == "base":
-        return None
-    read = _projected if variant == "proj_both" else _plain
-    return Prompts(
-        encoder=None if variant == "prefix_dec" else read("encoder"),
-        decoder=None if variant == "prefix_enc" else read("decoder"),
-    )
+    return subjects().of(variant).prompts()
 
 
 def image_inputs() -> tuple[Tensor, Tensor]:
-    return cases()["inputs/patch_images"], cases()["inputs/patch_masks"].bool()
+    return FIXTURES.images()
 
 
 def ids(name: str) -> Tensor:
-    return cases()[name].long()
+    return FIXTURES.ids(name)
 
 
-def _weights(name: str) -> dict[str, Tensor]:
-    return {key: value.float() for key, value in load_file(FOLDER / f"{name}.safetensors").items()}
+def changeable_copy(folder: Path) -> Path:
+    """A copy of the folder for tests that damage it; its large files are links until replaced."""
+    folder.mkdir()
+    for file in FOLDER.iterdir():
+        if file.suffix == ".json":
+            shutil.copy(file, folder)
+        else:
+            (folder / file.name).symlink_to(file)
+    return folder
 
 
-def _plain(stack: str) -> StackPrompt:
-    return _slots(_weights("prefix")[f"{stack}.{stack}_prompt_encoder.embedding.weight"])
-
-
-def _projected(stack: str) -> StackPrompt:
-    weights, place = _weights("proj"), f"{stack}.{stack}_prompt_encoder"
-    hidden = torch.relu(
-        weights[f"{place}.embedding.weight"] @ weights[f"{place}.trans.0.weight"].T
-        + weights[f"{place}.trans.0.bias"]
-    )
-    return _slots(hidden @ weights[f"{place}.trans.2.weight"].T + weights[f"{place}.trans.2.bias"])
-
-
-def _slots(table: Tensor) -> StackPrompt:
-    slots = table.view(len(table), 2 * LAYERS, HEADS, -1).permute(1, 2, 0, 3).unsqueeze(1)
-    return tuple(LayerPrompt(slots[2 * i], slots[2 * i + 1]) for i in range(LAYERS))
+def replace_bytes(file: Path, data: bytes) -> None:
+    """Writes a file of such a copy, and never through a link."""
+    file.unlink()
+    file.write_bytes(data)

@@ -1,8 +1,7 @@
-"""A small random base on disk and prompts for it: real parts, made in a second."""
+"""Prompts for a small random base: real parts, made in a second."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +10,16 @@ import torch
 from PIL import Image, ImageDraw
 
 from model.boxes import box_to_bins
-from model.checkpoint import fingerprint, save_base
+from model.checkpoint import fingerprint
 from model.images import to_pixels
-from model.ofa.config import OFAConfig
 from model.ofa.model import OFA
-from model.tokenizer import OFATokenizer, train_tokenizer
+from model.tokenizer import OFATokenizer
 from model.tuning import TunedModel, build_tuned_model
 from model.tuning.config import PrefixConfig, TuningConfig
 from pipeline.registry.artifact import save_prompt
 from pipeline.registry.describe import describe_prompt
 from pipeline.registry.record import DataUse, PromptMeta
+from tests.support.small_base import small_model, small_tokenizer, write_base
 
 TEXTS = [
     ' which region does the text " the small red circle " describe?',
@@ -45,31 +44,11 @@ def small_base(
     folder: Path, *, seed: int = 0, name: str = "ofa-small", lessons: Sequence[Lesson] = ()
 ) -> OFA:
     """Makes a base folder with random weights, taught a few answers, and returns the base."""
-    tokenizer = train_tokenizer(TEXTS, text_count=300, bin_count=64, code_count=8)
-    config = OFAConfig(
-        name=name,
-        d_model=32,
-        ffn_dim=64,
-        encoder_layers=2,
-        decoder_layers=2,
-        attention_heads=2,
-        resnet_blocks=(1, 1, 1),
-        resnet_width=8,
-        vocab=tokenizer.layout,
-        image_size=64,
-        max_image_size=128,
-        image_bucket_size=8,
-        token_bucket_size=32,
-        max_positions=128,
-    )
-    torch.manual_seed(seed)
-    base = OFA(config)
-    base.initialise()
+    tokenizer = small_tokenizer(TEXTS)
+    base = small_model(tokenizer, seed=seed, name=name)
     if lessons:
         teach(base, tokenizer, lessons)
-    with tempfile.TemporaryDirectory() as scratch:
-        tokenizer.save(Path(scratch) / "tokenizer.json")
-        save_base(base, Path(scratch) / "tokenizer.json", folder)
+    write_base(base, tokenizer, folder)
     return base.eval()
 
 

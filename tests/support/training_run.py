@@ -12,16 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
-from model.checkpoint import save_base
-from model.ofa.config import OFAConfig
-from model.ofa.model import OFA
-from model.tokenizer import train_tokenizer
 from pipeline.training.data import ShardReader
+from tests.support.small_base import small_model, small_tokenizer, write_base
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,28 +27,8 @@ def small_base(folder: Path, data: Path) -> Path:
     with ShardReader(data) as reader:
         samples = [reader.read(position)[0] for position in range(len(reader))]
     texts = [text for sample in samples for text in (sample.instruction, *sample.references)]
-    tokenizer = train_tokenizer(texts, text_count=320, bin_count=24, code_count=4)
-    file = folder.parent / "tokenizer.json"
-    tokenizer.save(file)
-    config = OFAConfig(
-        name="small",
-        d_model=32,
-        ffn_dim=64,
-        encoder_layers=2,
-        decoder_layers=2,
-        attention_heads=2,
-        resnet_blocks=(1, 1, 1),
-        resnet_width=8,
-        vocab=tokenizer.layout,
-        image_size=48,
-        max_image_size=64,
-        image_bucket_size=4,
-        max_positions=128,
-    )
-    torch.manual_seed(3)
-    model = OFA(config)
-    model.initialise()
-    save_base(model, file, folder)
+    tokenizer = small_tokenizer(texts, text_count=320, bin_count=24, code_count=4)
+    write_base(small_model(tokenizer, seed=3, image_size=48), tokenizer, folder)
     return folder
 
 
