@@ -19,7 +19,8 @@ from model.ofa.attention import Attention, prepend, widen_bias
 from model.ofa.config import OFAConfig
 from model.ofa.encoder import EncoderOutput
 from model.ofa.positions import absolute_bias, image_buckets, relative_bias, token_buckets
-from model.ofa.prompts import LayerPrompt, Prompts
+from model.ofa.prompts import LayerAdapter, LayerPrompt, Prompts, StackAdapters
+from model.ofa.recompute import run_layer
 from model.ofa.regularisation import Regularisation
 
 
@@ -53,6 +54,7 @@ class DecoderCache:
     """`[N, L]` True where a prompt entry is real; None where all are."""
     length: int = 0
     """Tokens decoded so far."""
+    adapters: StackAdapters | None = None
     bias_cache: dict[int, tuple[DecoderPositions, Tensor]] = field(default_factory=dict)
 
     def reorder(self, rows_N: Tensor) -> None:
@@ -98,6 +100,7 @@ class DecoderLayer(nn.Module):
         self_bias: Tensor,
         cross_bias: Tensor,
         prompt: LayerPrompt | None,
+        adapter: LayerAdapter | None = None,
     ) -> Tensor:
         """Map `[B, T, D]` to `[B, T, D]` for a whole target at once."""
         normed_BTD = self.self_attn_layer_norm(x_BTD)
@@ -105,7 +108,7 @@ class DecoderLayer(nn.Module):
         x_BTD = x_BTD + self.regularisation.branch(self.self_attn_ln(y_BTD), self.training)
         y_BTD = self.encoder_attn(self.encoder_attn_layer_norm(x_BTD), source_BSD, cross_bias)
         x_BTD = x_BTD + self.regularisation.branch(self.cross_attn_ln(y_BTD), self.training)
-        return self._feed_forward(x_BTD)
+        return self._feed_forward(x_BTD, adapter)
 
     def step(
         self, x_N1D: Tensor, cache: DecoderCache, index: int, self_bias: Tensor, cross_bias: Tensor
@@ -124,11 +127,12 @@ class DecoderLayer(nn.Module):
             -1, cache.rows_per_source, x_N1D.shape[-1]
         )
         y_BRD = self.encoder_attn.attend(query_BRD, *cache.cross[index], cross_bias)
-        return self._feed_forward(x_N1D + self.cross_attn_ln(y_BRD).view_as(x_N1D))
+        adapter = cache.adapters[index] if cache.adapters is not None else None
+        return self._feed_forward(x_N1D + self.cross_attn_ln(y_BRD).view_as(x_N1D), adapter)
 
-    def _feed_forward(self, x_BTD: Tensor) -> Tensor:
+    def _feed_forward(self, x_BTD: Tensor, adapter: LayerAdapter | None) -> Tensor:
         y_BTD = self.ffn_layernorm(F.gelu(self.fc1(self.final_layer_norm(x_BTD))))
-        return x_BTD + self.regularisation.branch(self.fc2(y_BTD), self.training)
+        return x_BTD + self.regularisation.branch(self.fc2(y_BTD), self.training, adapter)
 
 
 class Decoder(nn.Module):
@@ -141,6 +145,7 @@ class Decoder(nn.Module):
         width, heads = config.d_model, config.attention_heads
         self.config = config
         self.regularisation = regularisation
+        self.recompute = False
         self.embed_tokens = embed_tokens
         self.layernorm_embedding = nn.LayerNorm(width)
         self.code_layernorm_embedding = nn.LayerNorm(width)
@@ -248,12 +253,16 @@ class Decoder(nn.Module):
         cross_bias = cross_bias + source_mask(source.padding_BN, cross_bias.dtype)
         stack = prompts.decoder if prompts is not None else None
         visible_BL = prompts.decoder_visible_BL if prompts is not None else None
+        adapters = prompts.decoder_adapters if prompts is not None else None
+        recompute = self.recompute and self.training
         kept = []
         for index, layer in enumerate(self.layers):
             kept.append(x_BTD)
             prompt = stack[index] if stack is not None else None
             self_bias = widen_bias(positions.layer_bias[index], prompt, visible_BL)
-            x_BTD = layer(x_BTD, source.hidden_BND, self_bias, cross_bias, prompt)
+            adapter = adapters[index] if adapters is not None else None
+            inputs = (x_BTD, source.hidden_BND, self_bias, cross_bias, prompt, adapter)
+            x_BTD = run_layer(layer, *inputs, recompute=recompute)
         kept.append(x_BTD)
         return self.layer_norm(x_BTD), tuple(kept)
 
@@ -287,6 +296,7 @@ class Decoder(nn.Module):
             self_values=values,
             prompt_lengths=lengths,
             prompt_mask=prompt_mask,
+            adapters=prompts.decoder_adapters if prompts is not None else None,
         )
 
     def step(self, ids_N: Tensor, cache: DecoderCache) -> Tensor:

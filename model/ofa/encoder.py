@@ -22,7 +22,8 @@ from model.ofa.positions import (
     relative_bias,
     token_buckets,
 )
-from model.ofa.prompts import LayerPrompt, Prompts
+from model.ofa.prompts import LayerAdapter, LayerPrompt, Prompts
+from model.ofa.recompute import run_layer
 from model.ofa.regularisation import Regularisation
 from model.ofa.vision import ResNetTrunk
 
@@ -72,13 +73,19 @@ class EncoderLayer(nn.Module):
         self.ffn_layernorm = nn.LayerNorm(config.ffn_dim)
         self.fc2 = nn.Linear(config.ffn_dim, width)
 
-    def forward(self, x_BND: Tensor, bias: Tensor, prompt: LayerPrompt | None) -> Tensor:
+    def forward(
+        self,
+        x_BND: Tensor,
+        bias: Tensor,
+        prompt: LayerPrompt | None,
+        adapter: LayerAdapter | None = None,
+    ) -> Tensor:
         """Map `[B, N, D]` to `[B, N, D]`; `bias` is `[1 or B, H, N, L + N]`."""
         normed_BND = self.self_attn_layer_norm(x_BND)
         y_BND = self.attn_ln(self.self_attn(normed_BND, normed_BND, bias, prompt))
         x_BND = x_BND + self.regularisation.branch(y_BND, self.training)
         y_BND = self.ffn_layernorm(F.gelu(self.fc1(self.final_layer_norm(x_BND))))
-        return x_BND + self.regularisation.branch(self.fc2(y_BND), self.training)
+        return x_BND + self.regularisation.branch(self.fc2(y_BND), self.training, adapter)
 
 
 class Encoder(nn.Module):
@@ -91,6 +98,7 @@ class Encoder(nn.Module):
         width, heads = config.d_model, config.attention_heads
         self.config = config
         self.regularisation = regularisation
+        self.recompute = False
         self.embed_tokens = embed_tokens
         self.embed_images = ResNetTrunk(config.resnet_blocks, config.resnet_width)
         self.image_proj = nn.Linear(config.image_channels, width)
@@ -203,12 +211,15 @@ class Encoder(nn.Module):
         mask_B11N = hidden_BN.masked_fill(padding_BN, float("-inf"))[:, None, None]
         stack = prompts.encoder if prompts is not None else None
         visible_BL = prompts.encoder_visible_BL if prompts is not None else None
+        adapters = prompts.encoder_adapters if prompts is not None else None
+        recompute = self.recompute and self.training
         kept = []
         for index, layer in enumerate(self.layers):
             kept.append(x_BND)
             prompt = stack[index] if stack is not None else None
             bias = widen_bias(positions.layer_bias[index] + mask_B11N, prompt, visible_BL)
-            x_BND = layer(x_BND, bias, prompt)
+            adapter = adapters[index] if adapters is not None else None
+            x_BND = run_layer(layer, x_BND, bias, prompt, adapter, recompute=recompute)
         kept.append(x_BND)
         return EncoderOutput(
             hidden_BND=self.layer_norm(x_BND),

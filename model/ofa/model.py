@@ -54,6 +54,17 @@ class OFA(nn.Module):
         self._decoder_positions.clear()
         return self
 
+    def unfreeze(self) -> Self:
+        """Let all weights change again; the opposite of `freeze`."""
+        self.requires_grad_(True)
+        self.frozen = False
+        return self
+
+    def recompute_activations(self, on: bool = True) -> None:
+        """While training, compute each layer's activations again instead of keeping them."""
+        self.encoder.recompute = on
+        self.decoder.recompute = on
+
     def train(self, mode: bool = True) -> Self:
         """Switch dropout on or off. BatchNorm keeps its statistics unless `batch_norm_trains`.
 
@@ -81,7 +92,7 @@ class OFA(nn.Module):
             source_ids_BS: int64, `<s>` first, `</s>` last, right-padded.
             images_BCHW: scaled to -1..1; None for text alone.
             image_present_B: False for samples of the batch that have no image.
-            prompts: prepended to the keys and values of every prompted layer.
+            prompts: put in front of keys and values, and adapters, layer by layer.
             keep_layer_inputs: also return the input of each layer.
         """
         features_BPC, grid = None, None

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from model.tuning import TunedModel
 from pipeline.config import RunConfig
@@ -129,8 +128,7 @@ class Engine:
             # A base that remembers its positions by length skips modules on the ranks whose texts
             # have a known length, while the others wait for them to gather parameters.
             model.base.frozen = False
-        if config.engine.activation_checkpointing:
-            _checkpoint_layers(model)
+        model.base.recompute_activations(config.engine.activation_checkpointing)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.trainable = sum(parameter.numel() for parameter in trained)
         """Number of trained values."""
@@ -258,10 +256,3 @@ def _adamw(model: TunedModel, config: RunConfig) -> torch.optim.AdamW:
         betas=settings.betas,
         eps=settings.eps,
     )
-
-
-def _checkpoint_layers(model: TunedModel) -> None:
-    """Lets each layer of both stacks forget its activations until the backward pass."""
-    for layer in [*model.base.encoder.layers, *model.base.decoder.layers]:
-        recomputed = functools.partial(checkpoint, layer.forward, use_reentrant=False)
-        setattr(layer, "forward", recomputed)  # noqa: B010  # mypy forbids the plain assignment

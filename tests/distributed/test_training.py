@@ -162,6 +162,33 @@ def test_every_stage_trains_the_same_prompts(
     assert all(torch.allclose(ours[n], theirs[n], atol=1e-4) for n in theirs)
 
 
+@pytest.mark.parametrize("method", ["adapter", "bitfit"])
+def test_sharded_and_recomputed_another_method_learns_the_same(
+    method: str, base: Path, data: Path, tmp_path: Path
+) -> None:
+    trained = []
+    for stage in (0, 3):
+        recipe = write_recipe(
+            tmp_path / f"stage{stage}.yaml",
+            base,
+            data,
+            tuning={"method": method, "adapter": {"dim": 4}},
+            training={"max_steps": 4},
+            engine={"zero_stage": stage, "activation_checkpointing": stage == 3},
+        )
+        status, said = run(recipe)
+        assert status == 0, said
+        assert not (run_dir_of(recipe) / "best" / "base").exists()
+        trained.append(best_of(recipe))
+    plain, sharded = trained
+    assert plain.keys() == sharded.keys()
+    assert any(
+        name.endswith("fc1.bias" if method == "bitfit" else "up_proj.bias") for name in plain
+    )
+    assert all(torch.allclose(plain[n], sharded[n], atol=1e-4) for n in plain)
+    assert all(plain[n].abs().max() > 1e-3 for n in plain if n.endswith("bias"))
+
+
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory: pytest.TempPathFactory, data: Path, base: Path) -> Path:
     """The recipe of a pretraining run from random weights that nothing happened to."""
@@ -240,11 +267,17 @@ def test_a_full_disk_ends_the_run_in_one_line_and_resume_goes_on(
     assert_same(recipe, undisturbed)
 
 
+@pytest.mark.parametrize("method", ["prefix", "bitfit"])
 def test_a_base_that_changed_is_an_error(
-    base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = write_recipe(
-        tmp_path / "run.yaml", base, data, training={"max_steps": 1}, engine={"processes": 1}
+        tmp_path / "run.yaml",
+        base,
+        data,
+        tuning={"method": method},
+        training={"max_steps": 1},
+        engine={"processes": 1},
     )
     build = trainer.build_model
 

@@ -8,15 +8,17 @@ import pytest
 import torch
 
 from model.candidates import score_candidates
-from model.generation import GenerationOptions, generate
+from model.generation import GenerationOptions, Hypothesis, generate
 from model.trie import Trie
 from tests.support.golden_micro import base, cases, ids, image_inputs, prompts, read_json
 
 BEAMS: dict[str, Any] = read_json("beam.json")
 ANSWERS: dict[str, list[int]] = read_json("losses.json")["vqa"]["answers"]
 ALL_CANDIDATES: dict[str, Any] = read_json("losses.json")["vqa"]["allcand"]
-WITHOUT_ADAPTER = [name for name, case in BEAMS.items() if "adapter" not in case["variant"]]
 TOLERANCE = 1e-4
+# A decoder prompt without a trie gives all other tokens one score. Here three hundred of them tie for
+# the last four places of the beam, and which get them is the choice of the sort.
+DECIDED_BY_A_TIE = {("vqa_prefix_notrie.prev_output.adapter", 1)}
 
 
 def _options(name: str) -> GenerationOptions:
@@ -43,7 +45,7 @@ def _source(name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
     return ids(f"vqa_{kind}/src_tokens"), prefix if prefix.shape[1] else None
 
 
-@pytest.mark.parametrize("name", WITHOUT_ADAPTER)
+@pytest.mark.parametrize("name", BEAMS)
 def test_search_equals_the_reference(name: str) -> None:
     source, prefix = _source(name)
     found = generate(
@@ -55,22 +57,33 @@ def test_search_equals_the_reference(name: str) -> None:
         prefix_ids_BP=prefix,
     )
     expected = BEAMS[name]["hypotheses"]
-    assert [[h.tokens for h in row] for row in found] == [
-        [h["tokens"] for h in row] for row in expected
-    ]
-    for row, expected_row in zip(found, expected, strict=True):
+    assert len(found) == len(expected)
+    for place, (row, expected_row) in enumerate(zip(found, expected, strict=True)):
+        if (name, place) in DECIDED_BY_A_TIE:
+            _compare_tied(row, expected_row)
+            continue
+        assert [h.tokens for h in row] == [golden["tokens"] for golden in expected_row]
         for hypothesis, golden in zip(row, expected_row, strict=True):
-            assert hypothesis.score == pytest.approx(golden["score"], abs=TOLERANCE)
-            assert hypothesis.token_scores == pytest.approx(
-                golden["positional_scores"], abs=TOLERANCE
-            )
+            _compare(hypothesis, golden)
 
 
-def _candidate_cases() -> list[str]:
-    return [name for name in ALL_CANDIDATES if not name.endswith("adapter")]
+def _compare(hypothesis: Hypothesis, golden: dict[str, Any]) -> None:
+    assert hypothesis.score == pytest.approx(golden["score"], abs=TOLERANCE)
+    assert hypothesis.token_scores == pytest.approx(golden["positional_scores"], abs=TOLERANCE)
 
 
-@pytest.mark.parametrize("name", _candidate_cases())
+def _compare_tied(row: list[Hypothesis], expected_row: list[dict[str, Any]]) -> None:
+    """What both found has the same scores, and the best is not worse."""
+    golden = {tuple(hypothesis["tokens"]): hypothesis for hypothesis in expected_row}
+    common = [hypothesis for hypothesis in row if tuple(hypothesis.tokens) in golden]
+    assert common
+    for hypothesis in common:
+        _compare(hypothesis, golden[tuple(hypothesis.tokens)])
+    assert len(row) == len(expected_row)
+    assert row[0].score >= expected_row[0]["score"] - TOLERANCE
+
+
+@pytest.mark.parametrize("name", ALL_CANDIDATES)
 def test_candidate_scores_equal_the_reference(name: str) -> None:
     kind, variant = name.split(".")
     prefix = ids(f"vqa_{kind}/prefix_tokens")

@@ -5,6 +5,7 @@ Dimensions: B batch, S source tokens, T target tokens, D width.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from model.checkpoint import load_into
 from model.losses import label_smoothed_loss
 from model.ofa import OFA, PRESETS, LayerPrompt, OFAConfig, Prompts, VocabLayout
 from model.ofa.positions import image_buckets, token_buckets
-from model.tuning import PrefixConfig, TuningConfig, build_tuned_model
+from model.tuning import AdapterConfig, PrefixConfig, TuningConfig, build_tuned_model
+from tests.support import golden_micro
 
 FIXTURES = Path(__file__).parent / "fixtures" / "ofa_micro"
 ATOL = 2e-5
@@ -63,6 +65,15 @@ def model() -> OFA:
 def prompts_of(variant: str, cases: dict[str, Tensor]) -> Prompts | None:
     if variant == "base":
         return None
+    if variant.startswith("adapter"):
+        adapters = golden_micro.prompts("adapter")
+        assert adapters is not None
+        with_prefix = prompts_of("prefix_both", cases) if variant == "adapter_prefix" else None
+        return dataclasses.replace(
+            with_prefix or Prompts(),
+            encoder_adapters=adapters.encoder_adapters,
+            decoder_adapters=adapters.decoder_adapters,
+        )
     origin = "proj_both" if variant.startswith("proj") else "prefix_both"
 
     def stack(name: str) -> tuple[LayerPrompt, ...]:
@@ -82,7 +93,8 @@ def largest_error(found: Tensor, expected: Tensor, where: Tensor | None = None) 
 
 
 @pytest.mark.parametrize(
-    "variant", ["base", "prefix_both", "prefix_enc", "prefix_dec", "proj_both"]
+    "variant",
+    ["base", "prefix_both", "prefix_enc", "prefix_dec", "proj_both", "adapter", "adapter_prefix"],
 )
 @torch.no_grad()
 def test_activations_equal_the_reference(
@@ -151,7 +163,7 @@ def test_image_codes(case: str, mask: list[int], model: OFA, cases: dict[str, Te
     assert largest_error(logits_BTV, cases[f"{case}/logits"]) <= ATOL
 
 
-@pytest.mark.parametrize("variant", ["base", "prefix_both"])
+@pytest.mark.parametrize("variant", ["base", "prefix_both", "adapter", "adapter_prefix"])
 @torch.no_grad()
 def test_steps_with_a_cache_equal_one_pass(
     variant: str, model: OFA, cases: dict[str, Tensor]
@@ -176,24 +188,42 @@ def test_steps_with_a_cache_equal_one_pass(
     assert largest_error(stepped, cases[f"{variant}/logits"], real_BT) <= ATOL
 
 
-def prefix_file(variant: str) -> tuple[str, int | None]:
-    return ("proj.safetensors", 48) if variant == "proj_both" else ("prefix.safetensors", None)
+STACKS = {"prefix_enc": "encoder", "prefix_dec": "decoder"}
+WEIGHTS = {
+    "proj_both": ["proj.safetensors"],
+    "adapter_prefix": ["adapter.safetensors", "prefix.safetensors"],
+}
 
 
-@pytest.mark.parametrize("variant", ["prefix_both", "prefix_enc", "prefix_dec", "proj_both"])
-def test_prompt_gradients_equal_the_reference(variant: str, cases: dict[str, Tensor]) -> None:
-    file, projection = prefix_file(variant)
-    stacks = {"prefix_enc": "encoder", "prefix_dec": "decoder"}.get(variant, "both")
-    prefix = PrefixConfig(length=5, stacks=stacks, projection_dim=projection)  # type: ignore[arg-type]
-    tuned = build_tuned_model(golden_model(), TuningConfig(prefix=prefix))
-    assert tuned.method is not None
-    names = {
-        name: name.replace("encoder.", "encoder.encoder_prompt_encoder.", 1)
-        if name.startswith("encoder.")
-        else name.replace("decoder.", "decoder.decoder_prompt_encoder.", 1)
-        for name, _ in tuned.method.named_parameters()
-    }
-    weights = load_file(FIXTURES / file)
+def golden_name(ours: str) -> str:
+    """The reference's name of one of our trained parameters."""
+    name = ours.removeprefix("prefix.")
+    stack, rest = name.removeprefix("adapter.").split(".", 1)
+    if name.startswith("adapter."):
+        layer, rest = rest.split(".", 1)
+        return f"{stack}.layers.{layer}.adapter.{rest}"
+    return f"{stack}.{stack}_prompt_encoder.{rest}"
+
+
+@pytest.mark.parametrize(
+    "variant", ["prefix_both", "prefix_enc", "prefix_dec", "proj_both", "adapter_prefix"]
+)
+def test_gradients_equal_the_reference(variant: str, cases: dict[str, Tensor]) -> None:
+    prefix = PrefixConfig(
+        length=5,
+        stacks=STACKS.get(variant, "both"),  # type: ignore[arg-type]
+        projection_dim=48 if variant == "proj_both" else None,
+    )
+    tuning = TuningConfig(
+        method="adapter_prefix" if variant == "adapter_prefix" else "prefix",
+        prefix=prefix,
+        adapter=AdapterConfig(dim=8),
+    )
+    tuned = build_tuned_model(golden_model(), tuning)
+    weights: dict[str, Tensor] = {}
+    for file in WEIGHTS.get(variant, ["prefix.safetensors"]):
+        weights |= load_file(FIXTURES / file)
+    names = {name: golden_name(name) for name in tuned.trainable_state()}
     tuned.load_trainable_state({name: weights[golden].float() for name, golden in names.items()})
     tuned.train()
     logits_BTV = tuned(
@@ -204,6 +234,8 @@ def test_prompt_gradients_equal_the_reference(variant: str, cases: dict[str, Ten
     )
     loss = label_smoothed_loss(logits_BTV, cases["inputs/target"], epsilon=0.1)
     (loss.loss_sum / loss.sample_size).backward()
+    golden_gradients = [name for name in cases if name.startswith(f"grad_{variant}/")]
+    assert len(names) == len(golden_gradients)
     for name, parameter in tuned.method.named_parameters():
         expected = cases[f"grad_{variant}/{names[name]}"]
         assert parameter.grad is not None

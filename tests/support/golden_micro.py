@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from functools import cache
 from pathlib import Path
@@ -14,10 +15,12 @@ from torch import Tensor
 from model.ofa.config import OFAConfig, VocabLayout
 from model.ofa.model import OFA
 from model.ofa.prompts import LayerPrompt, Prompts, StackPrompt
+from model.tuning import AdapterConfig, TuningConfig, build_tuned_model
 
 FOLDER = Path(__file__).parent.parent / "parity" / "fixtures" / "ofa_micro"
 HEADS = 4
 LAYERS = 2
+ADAPTER_DIM = 8
 BIN_RANGE = (269, 369)
 # Tables that follow from the configuration, and the tied copy of the embedding.
 _DERIVED = {
@@ -59,9 +62,11 @@ def base() -> OFA:
 
 @cache
 def prompts(variant: str) -> Prompts | None:
-    """The prompts of a variant: base, prefix_both, prefix_enc, prefix_dec or proj_both."""
+    """What a variant hands to the base; the variants are those of the reference's config.json."""
     if variant == "base":
         return None
+    if variant.startswith("adapter"):
+        return _with_adapters(prompts("prefix_both") if variant == "adapter_prefix" else Prompts())
     read = _projected if variant == "proj_both" else _plain
     return Prompts(
         encoder=None if variant == "prefix_dec" else read("encoder"),
@@ -75,6 +80,28 @@ def image_inputs() -> tuple[Tensor, Tensor]:
 
 def ids(name: str) -> Tensor:
     return cases()[name].long()
+
+
+def adapter_weights() -> dict[str, Tensor]:
+    """The reference's adapters by our names, such as encoder.0.down_proj.weight."""
+    names = {
+        name: name.replace("layers.", "").replace("adapter.", "") for name in _weights("adapter")
+    }
+    return {names[name]: tensor for name, tensor in _weights("adapter").items()}
+
+
+def _with_adapters(plain: Prompts | None) -> Prompts:
+    assert plain is not None
+    tuning = TuningConfig(method="adapter", adapter=AdapterConfig(dim=ADAPTER_DIM))
+    tuned = build_tuned_model(base(), tuning)
+    tuned.load_exported(adapter_weights())
+    adapters = tuned.prompts()
+    assert adapters is not None
+    return dataclasses.replace(
+        plain,
+        encoder_adapters=adapters.encoder_adapters,
+        decoder_adapters=adapters.decoder_adapters,
+    )
 
 
 def _weights(name: str) -> dict[str, Tensor]:
