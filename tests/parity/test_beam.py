@@ -16,8 +16,8 @@ BEAMS: dict[str, Any] = read_json("beam.json")
 ANSWERS: dict[str, list[int]] = read_json("losses.json")["vqa"]["answers"]
 ALL_CANDIDATES: dict[str, Any] = read_json("losses.json")["vqa"]["allcand"]
 TOLERANCE = 1e-4
-# A decoder prompt without a trie gives all other tokens one score. Here three hundred of them tie for
-# the last four places of the beam, and which get them is the choice of the sort.
+# A decoder prompt without a trie gives all other tokens one score. Here three hundred of them tie
+# for the last four places of the beam, and which get them is the choice of the sort.
 DECIDED_BY_A_TIE = {("vqa_prefix_notrie.prev_output.adapter", 1)}
 
 
