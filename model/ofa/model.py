@@ -54,17 +54,6 @@ class OFA(nn.Module):
         self._decoder_positions.clear()
         return self
 
-    def unfreeze(self) -> Self:
-        """Let all weights change again; the opposite of `freeze`."""
-        self.requires_grad_(True)
-        self.frozen = False
-        return self
-
-    def recompute_activations(self, on: bool = True) -> None:
-        """While training, compute each layer's activations again instead of keeping them."""
-        self.encoder.recompute = on
-        self.decoder.recompute = on
-
     def train(self, mode: bool = True) -> Self:
         """Switch dropout on or off. BatchNorm keeps its statistics unless `batch_norm_trains`.
 
@@ -76,6 +65,11 @@ class OFA(nn.Module):
                 if isinstance(module, nn.BatchNorm2d):
                     module.train(False)
         return self
+
+    def recompute_activations(self, on: bool = True) -> None:
+        """While training, compute each layer's activations again instead of keeping them."""
+        self.encoder.recompute = on
+        self.decoder.recompute = on
 
     def encode(
         self,

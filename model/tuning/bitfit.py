@@ -32,7 +32,8 @@ class BitFit(TuningMethod):
 
     def prepare(self, base: OFA) -> None:
         """Let the chosen biases learn, and nothing else."""
-        base.unfreeze().requires_grad_(False)
+        base.requires_grad_(False)
+        base.frozen = False
         for bias in self.trained(base).values():
             bias.requires_grad_(True)
 

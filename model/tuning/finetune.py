@@ -22,7 +22,8 @@ class FineTuning(TuningMethod):
 
     def prepare(self, base: OFA) -> None:
         """Let everything learn."""
-        base.unfreeze()
+        base.requires_grad_(True)
+        base.frozen = False
         base.batch_norm_trains = self._train_batch_norm
 
     def trained(self, base: OFA) -> dict[str, Tensor]:

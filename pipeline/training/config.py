@@ -180,7 +180,7 @@ class EngineConfig:
     threads_per_process: int | None = None
     """CPU threads of a rank; None divides the cores that this process may use."""
     activation_checkpointing: bool = False
-    """Compute the activations of each layer again in the backward pass instead of keeping them."""
+    """Compute activations again in the backward pass instead of keeping them."""
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "processes")
