@@ -25,6 +25,13 @@ StackPrompt = tuple[LayerPrompt | None, ...]
 """One entry a layer; None where a layer carries no prompt."""
 
 
+def prompt_lengths(stack: StackPrompt | None, depth: int) -> tuple[int, ...]:
+    """Return the number of prompt entries of each of `depth` layers."""
+    if stack is None:
+        return (0,) * depth
+    return tuple(0 if prompt is None else prompt.key.shape[2] for prompt in stack)
+
+
 @dataclass(frozen=True)
 class Prompts:
     """The prompts of both stacks; None where a stack carries none."""
