@@ -65,11 +65,9 @@ def _step(
 ) -> Work:
     """One step as training takes it: loss, gradients, clipping, AdamW."""
     base = build_base(settings)
-    chosen: dict[str, Any] = {
-        "method": method,
-        "prefix": PrefixConfig(length=settings.prompt_length),
-    }
-    model = build_tuned_model(base, TuningConfig(**chosen)).to(settings.device).train()
+    prefix = PrefixConfig(length=settings.prompt_length)
+    tuning: dict[str, Any] = {"method": method, "prefix": prefix}
+    model = build_tuned_model(base, TuningConfig(**tuning)).to(settings.device).train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if savings is not None:
         base.freeze(savings)

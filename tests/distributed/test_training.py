@@ -166,9 +166,10 @@ def test_every_stage_trains_the_same_prompts(
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_compiled_layers_train_the_same_prompts(
-    checkpointing: bool, base: Path, data: Path, tmp_path: Path
+    checkpointing: bool, base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = {}
+    kernels, found = tmp_path / "kernels", {}
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(kernels))
     for name, compiled in (("eager", False), ("compiled", True)):
         engine = {
             "processes": 1,
@@ -182,6 +183,7 @@ def test_compiled_layers_train_the_same_prompts(
         settings = ("--training.dropout=0", "--training.batch_size_per_rank=4")
         status, said = finish(start(recipe, *settings), timeout_s=280)
         assert status == 0, said
+        assert any(kernels.rglob("*.so")) == compiled
         found[name] = best_of(recipe), losses_of(recipe)
     (ours, our_losses), (theirs, their_losses) = found["compiled"], found["eager"]
     assert our_losses == pytest.approx(their_losses, abs=1e-4)
