@@ -33,6 +33,13 @@ StackAdapters = tuple[LayerAdapter | None, ...]
 """One entry a layer; None where a layer carries no adapter."""
 
 
+def prompt_lengths(stack: StackPrompt | None, depth: int) -> tuple[int, ...]:
+    """Return the number of prompt entries of each of `depth` layers."""
+    if stack is None:
+        return (0,) * depth
+    return tuple(0 if prompt is None else prompt.key.shape[2] for prompt in stack)
+
+
 @dataclass(frozen=True)
 class Prompts:
     """The prompts and adapters of both stacks; None where a stack carries none."""

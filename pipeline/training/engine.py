@@ -10,6 +10,7 @@ import contextlib
 import functools
 import logging
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from model.tuning import TunedModel
 from pipeline.config import RunConfig
-from pipeline.errors import CheckpointError, TrainingError
+from pipeline.errors import CheckpointError, ConfigError, TrainingError
 from pipeline.training.data import Batch
 from pipeline.training.deepspeed_config import deepspeed_config
 from pipeline.training.world import (
@@ -129,6 +130,8 @@ class Engine:
             # have a known length, while the others wait for them to gather parameters.
             model.base.frozen = False
         model.base.recompute_activations(config.engine.activation_checkpointing)
+        if config.engine.compile:
+            _compile_layers(model, world.device)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.trainable = sum(parameter.numel() for parameter in trained)
         """Number of trained values."""
@@ -256,3 +259,16 @@ def _adamw(model: TunedModel, config: RunConfig) -> torch.optim.AdamW:
         betas=settings.betas,
         eps=settings.eps,
     )
+
+
+def _compile_layers(model: TunedModel, device: torch.device) -> None:
+    """Compiles the layers of both stacks: all layers of a stack share what is compiled.
+
+    Raises:
+        ConfigError: there is no compiler.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if device.type == "cpu" and shutil.which(compiler) is None:
+        raise ConfigError(f"engine.compile: no C++ compiler {compiler!r}; set CXX, or leave it out")
+    for layer in [*model.base.encoder.layers, *model.base.decoder.layers]:
+        layer.compile()

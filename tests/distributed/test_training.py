@@ -162,6 +162,35 @@ def test_every_stage_trains_the_same_prompts(
     assert all(torch.allclose(ours[n], theirs[n], atol=1e-4) for n in theirs)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_compiled_layers_train_the_same_prompts(
+    checkpointing: bool, base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels, found = tmp_path / "kernels", {}
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(kernels))
+    for name, compiled in (("eager", False), ("compiled", True)):
+        engine = {
+            "processes": 1,
+            "threads_per_process": 2,
+            "compile": compiled,
+            "activation_checkpointing": checkpointing,
+        }
+        recipe = write_recipe(
+            tmp_path / f"{name}.yaml", base, data, engine=engine, training={"max_steps": 3}
+        )
+        settings = ("--training.dropout=0", "--training.batch_size_per_rank=4")
+        status, said = finish(start(recipe, *settings), timeout_s=280)
+        assert status == 0, said
+        assert any(kernels.rglob("*.so")) == compiled
+        found[name] = best_of(recipe), losses_of(recipe)
+    (ours, our_losses), (theirs, their_losses) = found["compiled"], found["eager"]
+    assert our_losses == pytest.approx(their_losses, abs=1e-4)
+    for name in theirs:
+        torch.testing.assert_close(ours[name], theirs[name], atol=1e-4, rtol=0)
+
+
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory: pytest.TempPathFactory, data: Path, base: Path) -> Path:
     """The recipe of a pretraining run from random weights that nothing happened to."""
@@ -288,7 +317,7 @@ def test_a_base_that_changed_is_an_error(
         def drift(*_: object) -> None:
             norm.running_mean.add_(1e-3)
 
-        norm.register_forward_hook(drift)
+        model.base.register_forward_hook(drift)
         return model
 
     monkeypatch.setattr(trainer, "build_model", leaky)

@@ -24,6 +24,10 @@ from tests.support import golden_micro
 FIXTURES = Path(__file__).parent / "fixtures" / "ofa_micro"
 ATOL = 2e-5
 GRADIENT_RTOL = 1e-5
+BF16_LARGEST = 0.2
+"""Largest error of a logit under bf16; the logits reach 11."""
+BF16_RELATIVE = 0.015
+"""Root mean square of the errors, as a share of the logits' standard deviation."""
 
 
 def golden_config() -> OFAConfig:
@@ -186,6 +190,24 @@ def test_steps_with_a_cache_equal_one_pass(
     stepped = torch.stack(steps, dim=1)[::2]
     real_BT = targets != model.config.vocab.pad
     assert largest_error(stepped, cases[f"{variant}/logits"], real_BT) <= ATOL
+
+
+@pytest.mark.parametrize("variant", ["base", "prefix_both"])
+@torch.no_grad()
+def test_bf16_stays_near_the_reference(variant: str, model: OFA, cases: dict[str, Tensor]) -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits_BTV = model(
+            cases["inputs/src_tokens"],
+            cases["inputs/patch_images"],
+            cases["inputs/patch_masks"].bool(),
+            cases["inputs/prev_output_tokens"],
+            prompts_of(variant, cases),
+        )
+    real_BT = cases["inputs/prev_output_tokens"] != model.config.vocab.pad
+    expected = cases[f"{variant}/logits"][real_BT]
+    error = (logits_BTV[real_BT].float() - expected).abs()
+    assert 1e-4 < float(error.max()) <= BF16_LARGEST
+    assert float(error.square().mean().sqrt() / expected.std()) <= BF16_RELATIVE
 
 
 STACKS = {"prefix_enc": "encoder", "prefix_dec": "decoder"}
