@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -173,14 +174,18 @@ def _stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     )
 
 
-def fingerprint(model: OFA) -> str:
+def fingerprint(model: OFA, *, without: Collection[str] = ()) -> str:
     """Return `sha256:<hex>` over the names, dtypes, shapes and bytes of parameters and buffers.
 
     Tied weights count once, so the value depends on the model and not on how a file spells it.
+
+    Args:
+        model: the base.
+        without: names of parameters and buffers to leave out, to look at the rest alone.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        if name in _DERIVED_KEYS:
+        if name in _DERIVED_KEYS or name in without:
             continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)

@@ -134,7 +134,8 @@ def generate(
             break
         if kept_sources is not None:
             cache.keep_sources(kept_sources)
-        cache.reorder(rows_N)
+        if options.beam_size > 1:
+            cache.reorder(rows_N)
     return search.results()
 
 

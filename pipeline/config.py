@@ -74,7 +74,7 @@ class RunConfig:
         if self.base.random_init and self.tuning.method != "finetune":
             raise ConfigError(
                 "base.random_init = True: needs tuning.method = finetune, not"
-                f" {self.tuning.method}: a frozen base of random weights can learn nothing"
+                f" {self.tuning.method}: a base of random weights has to learn as a whole"
             )
         if self.training.best_metric is not None and not self.data.validation:
             raise ConfigError(

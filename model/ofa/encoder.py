@@ -6,6 +6,7 @@ L prompt length.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,16 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.ofa.attention import Attention, widen_bias
+from model.ofa.attention import Attention
+from model.ofa.bias import Bias, HiddenKeys
 from model.ofa.config import OFAConfig
 from model.ofa.positions import (
     absolute_bias,
+    behind_prompt,
     image_buckets,
     image_position_ids,
     relative_bias,
     token_buckets,
 )
-from model.ofa.prompts import LayerPrompt, Prompts
+from model.ofa.prompts import LayerAdapter, LayerPrompt, Prompts
+from model.ofa.recompute import run_layer
 from model.ofa.regularisation import Regularisation
 from model.ofa.vision import ResNetTrunk
 
@@ -36,7 +40,9 @@ class EncoderOutput:
     padding_BN: Tensor
     """True at padding: text past `</s>`, and every image position of a sample without an image."""
     positions_ND: Tensor
-    """Normalised position embeddings, the positional keys of cross-attention."""
+    """Normalised position embeddings."""
+    cross_keys_ND: Tensor
+    """Their projections, the positional keys of cross-attention."""
     layer_inputs: tuple[Tensor, ...] = ()
     """Input of each layer and output of the last, `[B, N, D]` each; only when asked for."""
 
@@ -46,6 +52,7 @@ class EncoderOutput:
             hidden_BND=self.hidden_BND.index_select(0, rows_M),
             padding_BN=self.padding_BN.index_select(0, rows_M),
             positions_ND=self.positions_ND,
+            cross_keys_ND=self.cross_keys_ND,
         )
 
 
@@ -54,7 +61,20 @@ class EncoderPositions(NamedTuple):
 
     embeddings_ND: Tensor
     layer_bias: tuple[Tensor, ...]
-    """`[1, H, N, N]` for each layer."""
+    """`[1, H, N, L + N]` for each layer, L the length of its prompt."""
+
+    def to(self, dtype: torch.dtype) -> EncoderPositions:
+        """Return the same in another floating-point type."""
+        biases = tuple(bias.to(dtype) for bias in self.layer_bias)
+        return EncoderPositions(self.embeddings_ND.to(dtype), biases)
+
+    def first(self, count: int) -> EncoderPositions:
+        """Return views of what the first `count` positions contribute."""
+        left_out = len(self.embeddings_ND) - count
+        return EncoderPositions(
+            self.embeddings_ND[:count],
+            tuple(bias[:, :, :count, : bias.shape[-1] - left_out] for bias in self.layer_bias),
+        )
 
 
 class EncoderLayer(nn.Module):
@@ -72,13 +92,19 @@ class EncoderLayer(nn.Module):
         self.ffn_layernorm = nn.LayerNorm(config.ffn_dim)
         self.fc2 = nn.Linear(config.ffn_dim, width)
 
-    def forward(self, x_BND: Tensor, bias: Tensor, prompt: LayerPrompt | None) -> Tensor:
-        """Map `[B, N, D]` to `[B, N, D]`; `bias` is `[1 or B, H, N, L + N]`."""
+    def forward(
+        self,
+        x_BND: Tensor,
+        bias: Bias,
+        prompt: LayerPrompt | None,
+        adapter: LayerAdapter | None = None,
+    ) -> Tensor:
+        """Map `[B, N, D]` to `[B, N, D]`; `bias` is of `L + N` keys."""
         normed_BND = self.self_attn_layer_norm(x_BND)
         y_BND = self.attn_ln(self.self_attn(normed_BND, normed_BND, bias, prompt))
         x_BND = x_BND + self.regularisation.branch(y_BND, self.training)
         y_BND = self.ffn_layernorm(F.gelu(self.fc1(self.final_layer_norm(x_BND))))
-        return x_BND + self.regularisation.branch(self.fc2(y_BND), self.training)
+        return x_BND + self.regularisation.branch(self.fc2(y_BND), self.training, adapter)
 
 
 class Encoder(nn.Module):
@@ -91,6 +117,7 @@ class Encoder(nn.Module):
         width, heads = config.d_model, config.attention_heads
         self.config = config
         self.regularisation = regularisation
+        self.recompute = False
         self.embed_tokens = embed_tokens
         self.embed_images = ResNetTrunk(config.resnet_blocks, config.resnet_width)
         self.image_proj = nn.Linear(config.image_channels, width)
@@ -113,9 +140,11 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(config, regularisation) for _ in depth)
         self.layer_norm = nn.LayerNorm(width)
 
-    def image_features(self, images_BCHW: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Return the trunk's features `[B, P, channels]` and the feature map's rows and columns."""
-        features_BCHW = self.embed_images(images_BCHW)
+    def image_features(
+        self, images_BCHW: Tensor, trunk: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, tuple[int, int]]:
+        """Return a trunk's features `[B, P, channels]` and the feature map's rows and columns."""
+        features_BCHW = trunk(images_BCHW)
         rows, columns = features_BCHW.shape[-2:]
         return features_BCHW.flatten(2).transpose(1, 2), (rows, columns)
 
@@ -137,8 +166,15 @@ class Encoder(nn.Module):
             padding_BN = torch.cat([absent_BP, padding_BN], dim=1)
         return x_BND * (~padding_BN)[..., None].to(x_BND.dtype), padding_BN
 
-    def positions(self, grid: tuple[int, int] | None, text_length: int) -> EncoderPositions:
+    def positions(
+        self, grid: tuple[int, int] | None, text_length: int, prompt_lengths: tuple[int, ...]
+    ) -> EncoderPositions:
         """Compute what positions contribute for a feature map of `grid` and `text_length` tokens.
+
+        Args:
+            grid: rows and columns of the feature map; None for text alone.
+            text_length: tokens.
+            prompt_lengths: prompt entries in front of each layer's keys.
 
         Raises:
             ValueError: the feature map or the text is larger than the position tables.
@@ -159,7 +195,10 @@ class Encoder(nn.Module):
             self.config.attention_scale,
         )
         relative = self._relative(text_S, image_P)
-        return EncoderPositions(embeddings_ND, tuple((shared + r)[None] for r in relative))
+        biases = zip(relative, prompt_lengths, strict=True)
+        return EncoderPositions(
+            embeddings_ND, tuple(behind_prompt((shared + r)[None], length) for r, length in biases)
+        )
 
     def _relative(self, text_S: Tensor, image_P: Tensor | None) -> list[Tensor]:
         """Return the relative bias `[H, N, N]` of each layer: zero between image and text."""
@@ -195,24 +234,40 @@ class Encoder(nn.Module):
         x_BND: Tensor,
         padding_BN: Tensor,
         positions: EncoderPositions,
+        cross_keys_ND: Tensor,
         prompts: Prompts | None,
         keep_layer_inputs: bool = False,
+        share_bias: bool = False,
     ) -> EncoderOutput:
-        """Run the layers on embedded input `[B, N, D]`."""
-        hidden_BN = torch.zeros_like(padding_BN, dtype=positions.layer_bias[0].dtype)
-        mask_B11N = hidden_BN.masked_fill(padding_BN, float("-inf"))[:, None, None]
+        """Run the layers on embedded input `[B, N, D]`.
+
+        Args:
+            x_BND: what `embed` returned.
+            padding_BN: True at padding.
+            positions: for this shape and these prompts.
+            cross_keys_ND: handed on to the decoder.
+            prompts: the prompts of both stacks.
+            keep_layer_inputs: also return the input of each layer.
+            share_bias: never copy a layer's bias for each sample.
+        """
         stack = prompts.encoder if prompts is not None else None
         visible_BL = prompts.encoder_visible_BL if prompts is not None else None
+        adapters = prompts.encoder_adapters if prompts is not None else None
+        recompute = self.recompute and self.training
+        hidden = HiddenKeys(padding_BN, visible_BL, shared=share_bias)
         kept = []
         for index, layer in enumerate(self.layers):
             kept.append(x_BND)
             prompt = stack[index] if stack is not None else None
-            bias = widen_bias(positions.layer_bias[index] + mask_B11N, prompt, visible_BL)
-            x_BND = layer(x_BND, bias, prompt)
+            length = 0 if prompt is None else prompt.key.shape[2]
+            bias = hidden.join(positions.layer_bias[index], length)
+            adapter = adapters[index] if adapters is not None else None
+            x_BND = run_layer(layer, x_BND, bias, prompt, adapter, recompute=recompute)
         kept.append(x_BND)
         return EncoderOutput(
             hidden_BND=self.layer_norm(x_BND),
             padding_BN=padding_BN,
             positions_ND=positions.embeddings_ND,
+            cross_keys_ND=cross_keys_ND,
             layer_inputs=tuple(kept) if keep_layer_inputs else (),
         )

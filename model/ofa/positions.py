@@ -12,7 +12,11 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+_ALIGNMENT = 8
+"""Elements to a multiple of which rows of a bias are spaced, as the attention kernels want them."""
 
 
 def token_buckets(
@@ -71,3 +75,9 @@ def relative_bias(bucket_IJ: Tensor, table: nn.Module) -> Tensor:
     """Look buckets `[..., I, J]` up in an embedding `[buckets, H]`; returns `[..., H, I, J]`."""
     bias_IJH: Tensor = table(bucket_IJ)
     return bias_IJH.movedim(-1, -3)
+
+
+def behind_prompt(bias: Tensor, length: int) -> Tensor:
+    """Put columns of zeros in front of a bias `[.., I, J]`: a prompt's entries have no position."""
+    columns = length + bias.shape[-1]
+    return F.pad(bias, (length, -columns % _ALIGNMENT))[..., :columns]

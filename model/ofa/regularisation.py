@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.ofa.prompts import LayerAdapter
+
 
 @dataclass
 class Regularisation:
@@ -28,9 +30,15 @@ class Regularisation:
         """Apply dropout to embeddings of any shape."""
         return F.dropout(x, self.dropout, training)
 
-    def branch(self, y: Tensor, training: bool) -> Tensor:
-        """Apply dropout and stochastic depth to the output `[B, ...]` of a residual branch."""
+    def branch(self, y: Tensor, training: bool, adapter: LayerAdapter | None = None) -> Tensor:
+        """Apply dropout and stochastic depth to the output `[B, ...]` of a residual branch.
+
+        An adapter works between the two, as in the published models: it sees what dropout left, and
+        is skipped with its branch.
+        """
         y = F.dropout(y, self.dropout, training)
+        if adapter is not None:
+            y = adapter(y)
         if not training or self.drop_path == 0.0:
             return y
         keep = 1.0 - self.drop_path

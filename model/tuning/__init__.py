@@ -1,7 +1,22 @@
-"""Tuning methods, one file each, and the module that joins one to a base."""
+"""Tuning methods, one file each behind one protocol, and the module that joins one to a base.
 
-from model.tuning.config import PrefixConfig, TuningConfig
+In reading order: config, method (the protocol), prefix, adapter, adapter_prefix, bitfit, finetune,
+tuned.
+"""
+
+from model.tuning.config import AdapterConfig, BitfitConfig, PrefixConfig, TuningConfig
+from model.tuning.method import TuningMethod
 from model.tuning.prefix import PrefixTuning
-from model.tuning.tuned import TunedModel, build_tuned_model
+from model.tuning.tuned import TunedModel, build_tuned_model, leaves_base_alone
 
-__all__ = ["PrefixConfig", "PrefixTuning", "TunedModel", "TuningConfig", "build_tuned_model"]
+__all__ = [
+    "AdapterConfig",
+    "BitfitConfig",
+    "PrefixConfig",
+    "PrefixTuning",
+    "TunedModel",
+    "TuningConfig",
+    "TuningMethod",
+    "build_tuned_model",
+    "leaves_base_alone",
+]

@@ -28,16 +28,50 @@ class PrefixConfig:
             raise ValueError(f"tuning.prefix.length: {self.length} is not at least 1")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"tuning.prefix.dropout: {self.dropout} is not in [0, 1)")
+        if self.projection_dim is not None and self.projection_dim < 1:
+            raise ValueError(f"tuning.prefix.projection_dim: {self.projection_dim} is below 1")
+        if self.init_std < 0:
+            raise ValueError(f"tuning.prefix.init_std: {self.init_std} is below 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterConfig:
+    """Bottlenecks behind the feed-forward block of every layer (arXiv 1902.00751)."""
+
+    dim: int = 100
+    """Inner width of an adapter; the published baseline on OFA-large has 100."""
+    init_std: float = 0.02
+    """Standard deviation of the first weights; biases begin at zero."""
+
+    def __post_init__(self) -> None:
+        if self.dim < 1:
+            raise ValueError(f"tuning.adapter.dim: {self.dim} is not at least 1")
+        if self.init_std < 0:
+            raise ValueError(f"tuning.adapter.init_std: {self.init_std} is below 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BitfitConfig:
+    """Biases of the base (arXiv 2106.10199); BatchNorm's statistics stay frozen either way."""
+
+    biases: Literal["published", "all"] = "published"
+    """`published`: of the LayerNorms before each block and of the feed-forward blocks, as the
+    paper's baseline (arXiv 2208.02532); `all`: every bias of the base, the image trunk's too."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuningConfig:
     """What is trained on top of, or in, the base."""
 
-    method: Literal["prefix", "finetune"] = "prefix"
-    """`prefix` freezes the base and trains prompts; `finetune` trains the whole base."""
+    method: Literal["prefix", "adapter", "adapter_prefix", "bitfit", "finetune"] = "prefix"
+    """`prefix` trains prompts, `adapter` bottlenecks in the layers and `adapter_prefix` both, on a
+    frozen base; `bitfit` trains biases of the base, `finetune` all of it."""
     prefix: PrefixConfig = field(default_factory=PrefixConfig)
-    """Settings of `prefix`."""
+    """Settings of `prefix` and `adapter_prefix`."""
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    """Settings of `adapter` and `adapter_prefix`."""
+    bitfit: BitfitConfig = field(default_factory=BitfitConfig)
+    """Settings of `bitfit`."""
     train_batch_norm: bool = False
     """With `finetune`: let BatchNorm follow the batches, as pretraining from nothing needs."""
 

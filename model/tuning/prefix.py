@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.errors import CheckpointError
-from model.ofa import OFAConfig
+from model.ofa import OFA, OFAConfig
 from model.ofa.prompts import LayerPrompt, Prompts, StackPrompt
-from model.tuning.config import PrefixConfig
+from model.tuning.config import PrefixConfig, TuningConfig
+from model.tuning.method import TuningMethod, fill
 
 
 class StackPrefix(nn.Module):
@@ -55,20 +56,27 @@ class StackPrefix(nn.Module):
             prompts[layer] = LayerPrompt(slots[2 * slot], slots[2 * slot + 1])
         return tuple(prompts)
 
+    @torch.no_grad()
+    def load_plain(self, rows: list[Tensor]) -> None:
+        """Take plain keys and values, `[H, L, K]` each, in the order of the slots."""
+        flat = torch.stack(rows).permute(2, 0, 1, 3).reshape(self.length, -1)
+        self.embedding.weight.copy_(flat)
 
-class PrefixTuning(nn.Module):
-    """The prompts of both stacks, or of the chosen one."""
 
-    def __init__(self, base: OFAConfig, config: PrefixConfig) -> None:
-        super().__init__()
+class PrefixTuning(TuningMethod):
+    """The prompts of both stacks, or of the chosen one, before a frozen base."""
+
+    def __init__(self, base: OFAConfig, config: TuningConfig) -> None:
+        super().__init__(base, config)
+        prefix = config.prefix
         self.encoder: StackPrefix | None = None
         self.decoder: StackPrefix | None = None
-        if config.stacks in ("both", "encoder"):
-            self.encoder = StackPrefix(base, base.encoder_layers, config)
-        if config.stacks in ("both", "decoder"):
-            self.decoder = StackPrefix(base, base.decoder_layers, config)
+        if prefix.stacks in ("both", "encoder"):
+            self.encoder = StackPrefix(base, base.encoder_layers, prefix)
+        if prefix.stacks in ("both", "decoder"):
+            self.decoder = StackPrefix(base, base.decoder_layers, prefix)
 
-    def forward(self) -> Prompts:
+    def prompts(self) -> Prompts:
         """Return the prompts, shared by a batch."""
         return Prompts(
             encoder=None if self.encoder is None else self.encoder(),
@@ -76,43 +84,34 @@ class PrefixTuning(nn.Module):
         )
 
     @torch.no_grad()
-    def export_state(self) -> dict[str, Tensor]:
+    def export_state(self, base: OFA) -> dict[str, Tensor]:
         """Return plain `[H, L, K]` tensors by `<stack>.<layer>.<key|value>`; an MLP is folded."""
         was_training = self.training
         self.eval()
         tensors: dict[str, Tensor] = {}
-        for name, stack in (("encoder", self.encoder), ("decoder", self.decoder)):
-            for layer, prompt in enumerate(stack() if stack is not None else ()):
+        for name, stack in self._stacks():
+            for layer, prompt in enumerate(stack()):
                 if prompt is not None:
                     tensors[f"{name}.{layer}.key"] = prompt.key[0].clone().contiguous().cpu()
                     tensors[f"{name}.{layer}.value"] = prompt.value[0].clone().contiguous().cpu()
         self.train(was_training)
         return tensors
 
-    @torch.no_grad()
-    def load_exported(self, tensors: dict[str, Tensor]) -> None:
+    def load_exported(self, base: OFA, tensors: dict[str, Tensor]) -> None:
         """Take plain keys and values as exported.
 
         Raises:
             CheckpointError: a tensor is missing, unexpected or of another shape, or this prompt is
                 behind an MLP and can't hold plain values.
         """
-        expected = self.export_state()
-        if set(tensors) != set(expected):
-            names = ", ".join(sorted(set(tensors) ^ set(expected))[:4])
-            raise CheckpointError(f"the prompt's tensors don't fit its description: {names}")
-        for name, stack in (("encoder", self.encoder), ("decoder", self.decoder)):
-            if stack is None:
-                continue
-            if stack.trans is not None:
-                raise CheckpointError("a reparameterised prompt can't be loaded from plain values")
-            rows = []
-            for layer in stack.layers:
-                for part in ("key", "value"):
-                    key = f"{name}.{layer}.{part}"
-                    if tensors[key].shape != expected[key].shape:
-                        found, wanted = list(tensors[key].shape), list(expected[key].shape)
-                        raise CheckpointError(f"{key} has shape {found}, expected {wanted}")
-                    rows.append(tensors[key])
-            flat = torch.stack(rows).permute(2, 0, 1, 3).reshape(stack.length, -1)
-            stack.embedding.weight.copy_(flat)
+        if any(stack.trans is not None for _, stack in self._stacks()):
+            raise CheckpointError("a reparameterised prompt can't be loaded from plain values")
+        plain = self.export_state(base)
+        fill(plain, tensors)
+        for name, stack in self._stacks():
+            parts = [(layer, part) for layer in stack.layers for part in ("key", "value")]
+            stack.load_plain([plain[f"{name}.{layer}.{part}"] for layer, part in parts])
+
+    def _stacks(self) -> list[tuple[str, StackPrefix]]:
+        both = (("encoder", self.encoder), ("decoder", self.decoder))
+        return [(name, stack) for name, stack in both if stack is not None]

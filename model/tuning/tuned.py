@@ -9,10 +9,22 @@ from typing import NamedTuple, Self
 
 from torch import Tensor, nn
 
-from model.errors import CheckpointError
 from model.ofa import OFA, Prompts
+from model.tuning.adapter import AdapterTuning
+from model.tuning.adapter_prefix import AdapterPrefixTuning
+from model.tuning.bitfit import BitFit
 from model.tuning.config import TuningConfig
+from model.tuning.finetune import FineTuning
+from model.tuning.method import TuningMethod, copied, fill
 from model.tuning.prefix import PrefixTuning
+
+_METHODS: dict[str, type[TuningMethod]] = {
+    "prefix": PrefixTuning,
+    "adapter": AdapterTuning,
+    "adapter_prefix": AdapterPrefixTuning,
+    "bitfit": BitFit,
+    "finetune": FineTuning,
+}
 
 
 class ParameterCounts(NamedTuple):
@@ -23,39 +35,42 @@ class ParameterCounts(NamedTuple):
 
 
 class TunedModel(nn.Module):
-    """A base and what is tuned. With `prefix` the base is frozen, buffers included."""
+    """A base and what is tuned; which method it is, only the method itself knows."""
 
     def __init__(self, base: OFA, config: TuningConfig) -> None:
         super().__init__()
         self.base = base
         self.config = config
-        self.method: PrefixTuning | None = None
-        if config.method == "prefix":
-            base.freeze()
-            self.method = PrefixTuning(base.config, config.prefix)
-        else:
-            base.batch_norm_trains = config.train_batch_norm
-            base.requires_grad_(True)
+        self.method = _METHODS[config.method](base.config, config)
+        self.method.prepare(base)
 
     @property
     def freezes_base(self) -> bool:
-        """Whether training must leave the base as it was."""
-        return self.config.method != "finetune"
+        """Whether training must leave the base as it was, byte for byte."""
+        return self.method.freezes_base
+
+    @property
+    def makes_base(self) -> bool:
+        """Whether what comes out is a base of its own, and no artifact for this one."""
+        return self.method.makes_base
+
+    def trained_in_base(self) -> frozenset[str]:
+        """Return the names of the base's parameters and buffers that training may change."""
+        return frozenset() if self.freezes_base else frozenset(self.method.trained(self.base))
 
     def parameter_counts(self) -> ParameterCounts:
         """Count the trained parameters and those of the base."""
-        base = sum(parameter.numel() for parameter in self.base.parameters())
-        if self.method is None:
-            return ParameterCounts(trainable=base, base=base)
-        tuned = sum(parameter.numel() for parameter in self.method.parameters())
-        return ParameterCounts(trainable=tuned, base=base)
+        trained = self.method.trained(self.base).values()
+        # By identity, because a tied parameter has two names.
+        distinct = {id(tensor): tensor for tensor in trained if isinstance(tensor, nn.Parameter)}
+        return ParameterCounts(
+            trainable=sum(parameter.numel() for parameter in distinct.values()),
+            base=sum(parameter.numel() for parameter in self.base.parameters()),
+        )
 
     def prompts(self) -> Prompts | None:
-        """Return the prompts of one pass or generation; None when the base itself is tuned."""
-        if self.method is None:
-            return None
-        prompts: Prompts = self.method()
-        return prompts
+        """Return what is handed to the base in a pass or generation; None where nothing is."""
+        return self.method.prompts()
 
     def forward(
         self,
@@ -77,10 +92,8 @@ class TunedModel(nn.Module):
         return self
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """Return CPU copies of what training changes: the prompts, or the base with its buffers."""
-        module: nn.Module = self.base if self.method is None else self.method
-        tensors = module.state_dict()
-        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+        """Return CPU copies of what training changes."""
+        return copied(self.method.trained(self.base))
 
     def load_trainable_state(self, tensors: dict[str, Tensor]) -> None:
         """Load what `trainable_state` returned.
@@ -88,14 +101,7 @@ class TunedModel(nn.Module):
         Raises:
             CheckpointError: names or shapes differ.
         """
-        module: nn.Module = self.base if self.method is None else self.method
-        try:
-            module.load_state_dict(tensors)
-        except RuntimeError as error:
-            line = " ".join(str(error).split())
-            raise CheckpointError(
-                f"the saved state doesn't fit this model: {line[:300]}"
-            ) from error
+        fill(self.method.trained(self.base), tensors)
 
     def export_state(self) -> dict[str, Tensor]:
         """Return the tensors of a prompt artifact.
@@ -103,9 +109,7 @@ class TunedModel(nn.Module):
         Raises:
             CheckpointError: the method has no artifact of its own; save its base instead.
         """
-        if self.method is None:
-            raise CheckpointError("a fine-tuned base is saved as a base, not as a prompt")
-        return self.method.export_state()
+        return self.method.export_state(self.base)
 
     def load_exported(self, tensors: dict[str, Tensor]) -> None:
         """Load the tensors of a prompt artifact.
@@ -113,15 +117,18 @@ class TunedModel(nn.Module):
         Raises:
             CheckpointError: the method has no artifact, or the tensors don't fit.
         """
-        if self.method is None:
-            raise CheckpointError("a fine-tuned base is loaded as a base, not as a prompt")
-        self.method.load_exported(tensors)
+        self.method.load_exported(self.base, tensors)
 
 
 def build_tuned_model(base: OFA, config: TuningConfig) -> TunedModel:
-    """Put the configured method onto a base; for `prefix` this freezes the base.
+    """Put the configured method onto a base and freeze in it what the method doesn't train.
 
     Raises:
         ValueError: the method doesn't fit the base, such as a layer that it doesn't have.
     """
     return TunedModel(base, config)
+
+
+def leaves_base_alone(config: TuningConfig) -> bool:
+    """Whether a method writes nothing into its base, so that several can share one in memory."""
+    return _METHODS[config.method].freezes_base

@@ -109,14 +109,17 @@ def _run(folder: Path, base: str | None) -> Subject:
         raise CheckpointError(f"{path} is missing: the run has no best checkpoint yet")
     # A base that was learnt from nothing is all in the run's own checkpoint.
     model = OFA(load_config(place)) if config.base.random_init else load_base(place)
+    base_fingerprint = fingerprint(model)
     tuned = build_tuned_model(model, config.tuning)
     tuned.load_trainable_state(load_weights(path))
+    if tuned.makes_base:
+        base_fingerprint = fingerprint(model)
     return Subject(
         model=tuned,
         tokenizer=_tokenizer(place),
         name=config.name,
         base=model.config.name,
-        base_fingerprint=fingerprint(tuned.base),
+        base_fingerprint=base_fingerprint,
         image_size=config.data.image_size or model.config.image_size,
         max_source_length=config.data.max_source_length,
         dataset=config.evaluation.dataset,

@@ -1,6 +1,6 @@
 """The prompt artifact: a folder of plain tensors, a JSON record and a card.
 
-    prompt.safetensors   keys and values of each layer, any reparameterisation folded
+    prompt.safetensors   what was tuned: keys and values, adapters or biases
     prompt.json          the record (pipeline.registry.record)
     README.md            the card, generated from the record
     pictures/*.png       pictures that the card shows, where there are any
@@ -126,7 +126,7 @@ def attach_prompt(
     """Puts a saved prompt onto its base.
 
     Args:
-        base: The frozen base.
+        base: The base. A method that tunes the base itself, such as bitfit, writes into it.
         folder: The artifact.
         base_fingerprint: The base's fingerprint where the caller has it already; it is computed
             otherwise.
@@ -144,6 +144,9 @@ def attach_prompt(
     try:
         tuned = build_tuned_model(base, tuning)
         tuned.load_exported(artifact.tensors)
+        if not tuned.freezes_base:
+            # What the artifact wrote into the base is not trained here.
+            base.freeze()
     except (CheckpointError, ValueError) as error:
         raise RegistryError(f"prompt {meta.name!r} does not fit its own record: {error}") from error
     return tuned.eval()

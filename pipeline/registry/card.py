@@ -21,7 +21,7 @@ def render_card(record: PromptRecord, pictures: Sequence[str] = ()) -> str:
     tasks = ", ".join(task.name for task in meta.tasks)
     parts = [
         f"# {meta.name}",
-        f"A {meta.method} prompt for {tasks or 'no named task'} on the frozen base"
+        f"What the method `{meta.method}` tuned for {tasks or 'no named task'} on the base"
         f" **{meta.base.name}**. Without that base it does nothing: loading it onto any other base"
         " is refused.",
         _facts(record),

@@ -53,7 +53,7 @@ def describe_prompt(
         tokenizer_digest=tokenizer_digest,
         image_size=image_size,
         depth={"encoder": shape.encoder_layers, "decoder": shape.decoder_layers},
-        trainable_parameters=sum(tensor.numel() for tensor in model.trainable_state().values()),
+        trainable_parameters=model.parameter_counts().trainable,
         data=data,
         config=dict(config or {}),
         metrics=dict(metrics or {}),

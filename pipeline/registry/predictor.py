@@ -16,13 +16,14 @@ from PIL import Image
 from data_prep.instructions import source_text
 from model.generation import generate
 from model.images import to_pixels
-from model.tuning import TunedModel
+from model.tuning import TunedModel, leaves_base_alone
 from pipeline.errors import RegistryError
 from pipeline.evaluation.answering import MAX_SOURCE_LENGTH, source_batch
 from pipeline.registry.artifact import attach_prompt, read_record
 from pipeline.registry.bases import LoadedBase, base_place, read_base, shared_base
 from pipeline.registry.picture_input import ImageInput, open_image
 from pipeline.registry.record import PromptRecord
+from pipeline.registry.tuning_values import from_values
 from pipeline.tasks.base import Prediction
 from pipeline.tasks.registry import get_task
 from pipeline.tracking.config import DEFAULT_OUTPUT_DIR, TrackingConfig, resolve_store
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
 BEAM_SIZE = 5
 """Beams unless a caller asks for another number; evaluation's default."""
-_SHARES_BASE = {"prefix"}
-"""Methods that leave the base's own weights alone, so that prompts can share one base."""
 
 
 class Predictor:
@@ -58,7 +57,7 @@ class Predictor:
         """
         record = read_record(folder)
         place = base or base_place(record)
-        shares = record.meta.method in _SHARES_BASE
+        shares = leaves_base_alone(from_values(record.meta.tuning, record.meta.name))
         loaded = shared_base(place) if shares else read_base(place)
         model = attach_prompt(loaded.model, folder, base_fingerprint=loaded.fingerprint)
         return cls(model, loaded, record)

@@ -33,7 +33,7 @@ class TaskUse:
 
 @dataclass(frozen=True, kw_only=True)
 class BaseIdentity:
-    """The frozen base that the prompt belongs to."""
+    """The base that the prompt belongs to, as it was before the training."""
 
     name: str
     fingerprint: str
@@ -105,8 +105,8 @@ class PromptRecord:
     @property
     def length(self) -> int | None:
         """Length of the prompts in positions; None for a method that has none."""
-        lengths = {e.shape[-2] for e in self.tensors.values() if len(e.shape) == 3}
-        return max(lengths) if lengths and self.meta.method == "prefix" else None
+        keys = [entry for name, entry in self.tensors.items() if name.endswith(".key")]
+        return max((key.shape[-2] for key in keys if len(key.shape) == 3), default=None)
 
     @property
     def headline(self) -> tuple[str, float] | None:

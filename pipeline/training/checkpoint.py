@@ -177,7 +177,7 @@ def write_best(run_dir: Path, model: TunedModel, best: Best, base_path: str) -> 
         folder.mkdir(exist_ok=True)
         path = folder / TRAINABLE
         _write_tensors(path, model.trainable_state(), best.step)
-        if not model.freezes_base:
+        if model.makes_base:
             save_base(model.base, resolve_base(base_path) / TOKENIZER_FILE, folder / BEST_BASE)
         write_json_whole(folder / STATE, {**asdict(best), "sha256": _sha256(path)})
 

@@ -181,9 +181,16 @@ class EngineConfig:
     """CPU threads of a rank; None divides the cores that this process may use."""
     activation_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them."""
+    compile: bool = False
+    """Compile the layers with torch.compile: the first steps take minutes, the others less time. On
+    a CPU it needs a C++ compiler."""
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "processes")
+        if self.compile and self.zero_stage == 3:
+            raise ValueError(
+                "compile and zero_stage = 3, which swaps parameters, exclude each other"
+            )
         if self.threads_per_process is not None:
             _at_least(self, 1, "threads_per_process")
 

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import logging
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -18,11 +19,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from model.tuning import TunedModel
 from pipeline.config import RunConfig
-from pipeline.errors import CheckpointError, TrainingError
+from pipeline.errors import CheckpointError, ConfigError, TrainingError
 from pipeline.training.data import Batch
 from pipeline.training.deepspeed_config import deepspeed_config
 from pipeline.training.world import (
@@ -129,8 +129,9 @@ class Engine:
             # A base that remembers its positions by length skips modules on the ranks whose texts
             # have a known length, while the others wait for them to gather parameters.
             model.base.frozen = False
-        if config.engine.activation_checkpointing:
-            _checkpoint_layers(model)
+        model.base.recompute_activations(config.engine.activation_checkpointing)
+        if config.engine.compile:
+            _compile_layers(model, world.device)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.trainable = sum(parameter.numel() for parameter in trained)
         """Number of trained values."""
@@ -260,8 +261,14 @@ def _adamw(model: TunedModel, config: RunConfig) -> torch.optim.AdamW:
     )
 
 
-def _checkpoint_layers(model: TunedModel) -> None:
-    """Lets each layer of both stacks forget its activations until the backward pass."""
+def _compile_layers(model: TunedModel, device: torch.device) -> None:
+    """Compiles the layers of both stacks: all layers of a stack share what is compiled.
+
+    Raises:
+        ConfigError: there is no compiler.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if device.type == "cpu" and shutil.which(compiler) is None:
+        raise ConfigError(f"engine.compile: no C++ compiler {compiler!r}; set CXX, or leave it out")
     for layer in [*model.base.encoder.layers, *model.base.decoder.layers]:
-        recomputed = functools.partial(checkpoint, layer.forward, use_reentrant=False)
-        setattr(layer, "forward", recomputed)  # noqa: B010  # mypy forbids the plain assignment
+        layer.compile()

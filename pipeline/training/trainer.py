@@ -149,10 +149,12 @@ class _Run:
             self.validator = Validator(held_out, tokenizer, base_config, config, image_size, world)
         self.epoch_length = order.epoch_length
         self.checkpoints = CheckpointFolder(self.run_dir, world, config.training.keep_last)
+        base_fingerprint = fingerprint(model.base)
+        self.frozen = _frozen_fingerprint(model, base_fingerprint)
         self.state = RunState(
             step=0,
             total_steps=total_steps(config, order, self.loader.global_batch),
-            base_fingerprint=fingerprint(model.base),
+            base_fingerprint=base_fingerprint,
             datasets={str(reader.folder): reader.manifest.digest for reader in readers},
             ranks=world.size,
             zero_stage=config.engine.zero_stage,
@@ -312,7 +314,7 @@ class _Run:
     def _finish(self, before: str) -> TrainingResult:
         with self.engine.whole_model() as model:
             after = fingerprint(model.base)
-            if model.freezes_base and after != before:
+            if _frozen_fingerprint(model, after) != self.frozen:
                 raise TrainingError(f"the frozen base changed: {before} became {after}")
             sizes = model.parameter_counts()
             if self.validator is None and self.world.leads:
@@ -338,6 +340,13 @@ class _Run:
 
 def _due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
+
+
+def _frozen_fingerprint(model: TunedModel, whole: str) -> str:
+    """The fingerprint of all that training must leave alone; whole is that of the whole base."""
+    if model.freezes_base:
+        return whole
+    return fingerprint(model.base, without=model.trained_in_base())
 
 
 def _batch_statistics(base: OFA) -> list[torch.Tensor]:

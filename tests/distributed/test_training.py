@@ -162,6 +162,35 @@ def test_every_stage_trains_the_same_prompts(
     assert all(torch.allclose(ours[n], theirs[n], atol=1e-4) for n in theirs)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_compiled_layers_train_the_same_prompts(
+    checkpointing: bool, base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels, found = tmp_path / "kernels", {}
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(kernels))
+    for name, compiled in (("eager", False), ("compiled", True)):
+        engine = {
+            "processes": 1,
+            "threads_per_process": 2,
+            "compile": compiled,
+            "activation_checkpointing": checkpointing,
+        }
+        recipe = write_recipe(
+            tmp_path / f"{name}.yaml", base, data, engine=engine, training={"max_steps": 3}
+        )
+        settings = ("--training.dropout=0", "--training.batch_size_per_rank=4")
+        status, said = finish(start(recipe, *settings), timeout_s=280)
+        assert status == 0, said
+        assert any(kernels.rglob("*.so")) == compiled
+        found[name] = best_of(recipe), losses_of(recipe)
+    (ours, our_losses), (theirs, their_losses) = found["compiled"], found["eager"]
+    assert our_losses == pytest.approx(their_losses, abs=1e-4)
+    for name in theirs:
+        torch.testing.assert_close(ours[name], theirs[name], atol=1e-4, rtol=0)
+
+
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory: pytest.TempPathFactory, data: Path, base: Path) -> Path:
     """The recipe of a pretraining run from random weights that nothing happened to."""
@@ -194,6 +223,33 @@ def test_interrupted_pretraining_resumes_to_the_same_bits(
     status, said = run(recipe, "--resume")
     assert status == 0, said
     assert_same(recipe, pretrained)
+
+
+@pytest.mark.parametrize("method", ["adapter", "bitfit"])
+def test_sharded_and_recomputed_another_method_learns_the_same(
+    method: str, base: Path, data: Path, tmp_path: Path
+) -> None:
+    trained = []
+    for stage in (0, 3):
+        recipe = write_recipe(
+            tmp_path / f"stage{stage}.yaml",
+            base,
+            data,
+            tuning={"method": method, "adapter": {"dim": 4}},
+            training={"max_steps": 4},
+            engine={"zero_stage": stage, "activation_checkpointing": stage == 3},
+        )
+        status, said = run(recipe)
+        assert status == 0, said
+        assert not (run_dir_of(recipe) / "best" / "base").exists()
+        trained.append(best_of(recipe))
+    plain, sharded = trained
+    assert plain.keys() == sharded.keys()
+    assert any(
+        name.endswith("fc1.bias" if method == "bitfit" else "up_proj.bias") for name in plain
+    )
+    assert all(torch.allclose(plain[n], sharded[n], atol=1e-4) for n in plain)
+    assert all(plain[n].abs().max() > 1e-3 for n in plain if n.endswith("bias"))
 
 
 def test_a_loss_that_is_not_finite_names_its_samples(
@@ -240,11 +296,17 @@ def test_a_full_disk_ends_the_run_in_one_line_and_resume_goes_on(
     assert_same(recipe, undisturbed)
 
 
+@pytest.mark.parametrize("method", ["prefix", "bitfit"])
 def test_a_base_that_changed_is_an_error(
-    base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = write_recipe(
-        tmp_path / "run.yaml", base, data, training={"max_steps": 1}, engine={"processes": 1}
+        tmp_path / "run.yaml",
+        base,
+        data,
+        tuning={"method": method},
+        training={"max_steps": 1},
+        engine={"processes": 1},
     )
     build = trainer.build_model
 
@@ -255,7 +317,7 @@ def test_a_base_that_changed_is_an_error(
         def drift(*_: object) -> None:
             norm.running_mean.add_(1e-3)
 
-        norm.register_forward_hook(drift)
+        model.base.register_forward_hook(drift)
         return model
 
     monkeypatch.setattr(trainer, "build_model", leaky)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -15,8 +16,9 @@ from model.checkpoint import fingerprint, load_base
 from model.tuning import build_tuned_model
 from model.tuning.config import PrefixConfig, TuningConfig
 from pipeline.config import BaseConfig, RunConfig
-from pipeline.config_reader import save
+from pipeline.config_reader import load, save
 from pipeline.errors import RegistryError
+from pipeline.evaluation.subject import load_subject
 from pipeline.registry.artifact import attach_prompt, read_record
 from pipeline.registry.export import export_run, register_source
 from pipeline.tracking.config import TrackingConfig, resolve_store
@@ -27,12 +29,18 @@ from tests.support.mlflow_store import make_store
 from tests.support.prepared import manifest_folder
 from tests.support.small_prompt import small_base
 
+TUNING = TuningConfig(prefix=PrefixConfig(length=3, projection_dim=8))
 
-def finish(run: Path, base: Path, seed: int) -> dict[str, torch.Tensor]:
+
+def finish(
+    run: Path, base: Path, seed: int, tuning: TuningConfig = TUNING
+) -> dict[str, torch.Tensor]:
     """Writes a best checkpoint as training leaves it."""
     torch.manual_seed(seed)
-    prefix = PrefixConfig(length=3, projection_dim=8)
-    model = build_tuned_model(load_base(str(base)), TuningConfig(prefix=prefix))
+    model = build_tuned_model(load_base(str(base)), tuning)
+    if tuning.method == "bitfit":
+        state = model.trainable_state()
+        model.load_trainable_state({n: torch.randn_like(tensor) for n, tensor in state.items()})
     (run / "best").mkdir(parents=True, exist_ok=True)
     safetensors.torch.save_file(model.trainable_state(), run / "best" / "trainable.safetensors")
     (run / "best" / "state.json").write_text(json.dumps({"metrics": {"vqa/accuracy": 0.5}}))
@@ -49,7 +57,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         name="shapes",
         output_dir=str(tmp_path / "runs"),
         base=BaseConfig(path=str(tmp_path / "base")),
-        tuning=TuningConfig(prefix=PrefixConfig(length=3, projection_dim=8)),
+        tuning=TUNING,
         data=DataConfig(train=[str(data)], validation=[str(data)], image_size=48),
     )
     save(config, folder / "config.yaml")
@@ -77,6 +85,21 @@ def test_exported_run_tells_its_lineage(run: Path, tmp_path: Path) -> None:
     attached = attach_prompt(base, folder).export_state()
     assert set(attached) == set(tensors)
     assert all(torch.equal(attached[name], tensors[name]) for name in tensors)
+
+
+def test_trained_biases_belong_to_the_base_as_it_was(run: Path, tmp_path: Path) -> None:
+    tuning = TuningConfig(method="bitfit")
+    config = dataclasses.replace(load(RunConfig, [run / "config.yaml"]), tuning=tuning)
+    save(config, run / "config.yaml")
+    tensors = finish(run, tmp_path / "base", seed=1, tuning=tuning)
+    base = load_base(str(tmp_path / "base"))
+    before = fingerprint(base)
+    record = read_record(export_run(run))
+    assert record.meta.base.fingerprint == load_subject(run).base_fingerprint == before
+    attached = attach_prompt(base, run / "prompt")
+    assert fingerprint(attached.base) != before
+    assert all(torch.equal(attached.export_state()[name], tensors[name]) for name in tensors)
+    assert load_subject(run / "prompt", str(tmp_path / "base")).base_fingerprint == before
 
 
 def evaluate(run: Path, score: float, later_s: float) -> None:

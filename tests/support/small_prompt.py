@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from PIL import Image, ImageDraw
@@ -15,7 +16,7 @@ from model.images import to_pixels
 from model.ofa.model import OFA
 from model.tokenizer import OFATokenizer
 from model.tuning import TunedModel, build_tuned_model
-from model.tuning.config import PrefixConfig, TuningConfig
+from model.tuning.config import AdapterConfig, PrefixConfig, TuningConfig
 from pipeline.registry.artifact import save_prompt
 from pipeline.registry.describe import describe_prompt
 from pipeline.registry.record import DataUse, PromptMeta
@@ -79,12 +80,24 @@ def _loss(base: OFA, tokenizer: OFATokenizer, lesson: Lesson) -> torch.Tensor:
 
 
 def tuned(
-    base: OFA, *, seed: int = 1, projection_dim: int | None = None, init_std: float = 0.1
+    base: OFA,
+    *,
+    seed: int = 1,
+    projection_dim: int | None = None,
+    init_std: float = 0.1,
+    method: Literal["prefix", "adapter", "adapter_prefix", "bitfit"] = "prefix",
 ) -> TunedModel:
-    """A prefix on both stacks."""
+    """A base with something tuned, such as a prefix on both stacks, to random values."""
     torch.manual_seed(seed)
     prefix = PrefixConfig(length=4, projection_dim=projection_dim, init_std=init_std)
-    return build_tuned_model(base, TuningConfig(method="prefix", prefix=prefix)).eval()
+    adapter = AdapterConfig(dim=3, init_std=init_std)
+    model = build_tuned_model(base, TuningConfig(method=method, prefix=prefix, adapter=adapter))
+    if not model.freezes_base:
+        state = model.trainable_state()
+        model.load_trainable_state(
+            {n: t + init_std * torch.randn(t.shape) for n, t in state.items()}
+        )
+    return model.eval()
 
 
 def small_meta(
@@ -93,13 +106,14 @@ def small_meta(
     name: str = "shapes",
     tasks: tuple[str, ...] = ("vqa",),
     score: float = 0.5,
+    base_fingerprint: str | None = None,
 ) -> PromptMeta:
     """A record as the trainer would give it."""
     return describe_prompt(
         model,
         name=name,
         tasks=tasks,
-        base_fingerprint=fingerprint(model.base),
+        base_fingerprint=base_fingerprint or fingerprint(model.base),
         tokenizer_digest="sha256:00",
         image_size=64,
         data=(DataUse(role="train", name="world", digest="sha256:cc", samples=9),),

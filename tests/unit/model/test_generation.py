@@ -124,16 +124,49 @@ def _mixed(variants: list[str]) -> Prompts:
     return Prompts(encoder=stack("encoder"), decoder=stack("decoder"))
 
 
-def test_rows_of_one_batch_may_have_different_prompts() -> None:
+@pytest.mark.parametrize("beam_size", [1, 5])
+def test_rows_of_one_batch_may_have_different_prompts(beam_size: int) -> None:
     variants = ["prefix_both", "proj_both", "prefix_both"]
-    mixed = _generate(beam_size=4, max_length=10, prompts=_mixed(variants))
+    # Short answers are preferred, so that some sources leave the batch before others.
+    settings = {"beam_size": beam_size, "max_length": 10, "length_penalty": 0.2}
+    mixed = _generate(prompts=_mixed(variants), **settings)
     for row, variant in enumerate(variants):
-        alone = _generate(
-            slice(row, row + 1), beam_size=4, max_length=10, prompts=prompts(variant)
-        )[0]
+        alone = _generate(slice(row, row + 1), prompts=prompts(variant), **settings)[0]
         assert [h.tokens for h in alone] == [h.tokens for h in mixed[row]]
         for first, second in zip(alone, mixed[row], strict=True):
             assert first.score == pytest.approx(second.score, abs=1e-5)
+
+
+@torch.no_grad()
+def test_what_belongs_to_a_source_is_kept_once_for_all_its_hypotheses() -> None:
+    images, present = image_inputs()
+    mixed = _mixed(["prefix_both", "proj_both", "prefix_both"])
+    source = base().encode(ids("inputs/src_tokens"), images, present, mixed)
+    cache = base().start_cache(source, mixed, rows_per_source=5)
+    base().decode_step(torch.zeros(15, dtype=torch.int64), cache)
+    buffers = [tensor.data_ptr() for tensor in (*cache.keys, *cache.values)]
+    for token in range(4, 8):
+        cache.reorder(torch.arange(15).flip(0).view(3, 5).flip(0).flatten())
+        base().decode_step(torch.full((15,), token), cache)
+    assert [tensor.data_ptr() for tensor in (*cache.keys, *cache.values)] == buffers
+    assert all(len(key) == len(value) == 3 for key, value in cache.cross)
+    assert all(prompt is not None and len(prompt.key) == 3 for prompt in cache.prompts)
+    cache.keep_sources(torch.tensor([0, 2]))
+    assert {len(tensor) for tensor in cache.keys} == {10}
+    assert all(prompt is not None and len(prompt.key) == 2 for prompt in cache.prompts)
+    shared = base().start_cache(source, prompts("prefix_both"), rows_per_source=5)
+    assert all(prompt is not None and len(prompt.key) == 1 for prompt in shared.prompts)
+
+
+@torch.no_grad()
+def test_a_target_outgrows_the_first_buffers() -> None:
+    images, present = image_inputs()
+    source = base().encode(ids("inputs/src_tokens"), images, present, prompts("prefix_both"))
+    target = torch.randint(4, 200, (3, 70), generator=torch.Generator().manual_seed(1))
+    expected, _ = base().decode(target, source, prompts("prefix_both"))
+    cache = base().start_cache(source, prompts("prefix_both"))
+    stepped = [base().decode_step(target[:, step], cache) for step in range(70)]
+    torch.testing.assert_close(torch.stack(stepped, dim=1), expected, atol=2e-5, rtol=0)
 
 
 def test_rows_of_one_batch_may_have_prompts_of_different_lengths() -> None:

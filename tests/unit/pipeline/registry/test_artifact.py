@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal, get_args
 
 import pytest
 import safetensors.torch
 import torch
 
-from model.checkpoint import load_base
+from model.checkpoint import fingerprint, load_base
 from model.ofa.model import OFA
 from model.tuning import TunedModel
 from pipeline.errors import RegistryError
 from pipeline.registry.artifact import attach_prompt, read_prompt, read_record, save_prompt
 from tests.support.small_prompt import small_base, small_meta, small_prompt, tuned
+
+Method = Literal["adapter", "adapter_prefix", "bitfit"]
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +61,34 @@ def test_attached_prompt_computes_the_same_bits(
     assert not attached.training
     other = tuned(base, seed=2)
     assert not torch.equal(logits(other), logits(model))
+
+
+@pytest.mark.parametrize("method", get_args(Method))
+def test_another_method_computes_the_same_bits(
+    method: Method, tmp_path: Path, base: OFA, base_folder: Path
+) -> None:
+    before = fingerprint(base)
+    model = tuned(base, method=method)
+    meta = small_meta(model, base_fingerprint=before)
+    record = save_prompt(tmp_path / "prompt", model, meta)
+    assert record.meta.method == method
+    assert record.meta.trainable_parameters == record.parameters
+    assert record.length == (4 if method == "adapter_prefix" else None)
+    attached = attach_prompt(load_base(str(base_folder)), tmp_path / "prompt")
+    # As an attached one is: a base that does not train may compute in another order.
+    model.base.freeze()
+    assert torch.equal(logits(attached), logits(model))
+    assert not torch.equal(logits(attached), logits(tuned(load_base(str(base_folder)))))
+    assert (fingerprint(attached.base) == before) == (method != "bitfit")
+    assert not any(parameter.requires_grad for parameter in attached.base.parameters())
+
+
+def test_biases_are_refused_by_a_base_that_holds_others(tmp_path: Path, base: OFA) -> None:
+    before = fingerprint(base)
+    model = tuned(base, method="bitfit")
+    save_prompt(tmp_path / "prompt", model, small_meta(model, base_fingerprint=before))
+    with pytest.raises(RegistryError, match="was made for base"):
+        attach_prompt(model.base, tmp_path / "prompt")
 
 
 def test_only_plain_keys_and_values_are_written(tmp_path: Path, base: OFA) -> None:

@@ -17,6 +17,7 @@ from pipeline.training.deepspeed_config import deepspeed_config
         ("training.label_smoothing", "1", "label_smoothing must be"),
         ("engine.zero_stage", "4", "engine.zero_stage"),
         ("engine.precision", "fp16", "engine.precision"),
+        ("engine", "{compile: true, zero_stage: 3}", "compile and zero_stage = 3"),
     ],
 )
 def test_impossible_values_are_named(path: str, value: str, said: str) -> None:

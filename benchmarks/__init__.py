@@ -1,0 +1,1 @@
+"""What steps and answers cost. Each benchmark prints a table of arms measured side by side."""
