@@ -3,7 +3,7 @@
 In reading order: config, vision, positions, attention, encoder, decoder, model.
 """
 
-from model.ofa.config import PRESETS, OFAConfig, VocabLayout
+from model.ofa.config import PRESETS, OFAConfig, VocabLayout, nearest_preset
 from model.ofa.decoder import DecoderCache
 from model.ofa.encoder import EncoderOutput
 from model.ofa.model import OFA
@@ -18,4 +18,5 @@ __all__ = [
     "OFAConfig",
     "Prompts",
     "VocabLayout",
+    "nearest_preset",
 ]
