@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from enum import StrEnum
 from pathlib import Path
 
@@ -59,4 +60,5 @@ def conversion_of(place: str) -> str | None:
         return None
     name = path.name.partition("@")[0].removesuffix(".pt")
     vocab = " --vocab FOLDER" if layout is Layout.FAIRSEQ else ""
-    return f"prefixworks model convert {place} data/bases/{name}{vocab}"
+    output = shlex.quote(f"data/bases/{name}")
+    return f"prefixworks model convert {shlex.quote(place)} {output}{vocab}"

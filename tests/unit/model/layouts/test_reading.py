@@ -155,6 +155,25 @@ def test_the_tied_embedding_may_have_one_name_only(kept: str, tmp_path: Path) ->
     assert found == fingerprint(golden_micro.base())
 
 
+def test_a_conversion_that_is_broken_off_leaves_nothing(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(str(write_fairseq(tmp_path / "micro.pt")))
+    vocab = write_vocabulary(tmp_path / "vocab", huggingface=False)
+    tokenizer = demand_tokenizer(vocab, checkpoint.config.vocab)
+    folder = tmp_path / "bases" / "micro"
+
+    def break_off(count: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(checkpoint, tokenizer, folder, dtype=None, advance=break_off)
+    assert list(folder.parent.iterdir()) == []
+    convert_to(checkpoint, folder)
+    before = (folder / "model.safetensors").read_bytes()
+    with pytest.raises(CheckpointError, match="exists; choose another folder"):
+        convert(checkpoint, tokenizer, folder, dtype=torch.bfloat16, advance=lambda count: None)
+    assert (folder / "model.safetensors").read_bytes() == before
+
+
 # Vocabularies
 
 
