@@ -106,16 +106,21 @@ def huggingface_settings() -> dict[str, Any]:
 
 
 def huggingface_tensors() -> dict[str, Tensor]:
-    """The reference's tensors under the names that the recorded rules give."""
+    """The reference's tensors as Hugging Face has them."""
+    renamed = huggingface_names(golden_tensors())
+    renamed["decoder.image_position_idx"] = renamed["decoder.image_position_idx"][:-1]
+    return renamed
+
+
+def huggingface_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under the names that the recorded rules give."""
     renamed = {}
-    for name, tensor in golden_tensors().items():
+    for name, tensor in tensors.items():
         new = name
         for pattern, replacement in _HUGGINGFACE["regex_rules"]:
             new = re.sub(pattern, replacement, new)
         if not name.endswith(".version"):
             renamed[new] = tensor
-    idx = renamed["decoder.image_position_idx"]
-    renamed["decoder.image_position_idx"] = idx[:-1]
     return renamed
 
 
