@@ -52,6 +52,11 @@ COMMANDS: dict[str, Command] = {
         "write a tokenizer and an architecture, for pretraining from nothing",
         "prefixworks new-base --output=data/bases/micro --datasets='[data/prepared/train]'",
     ),
+    "model": Command(
+        "jobs.model",
+        "look at checkpoints of every layout and convert them into bases",
+        "prefixworks model convert OFA-Sys/ofa-large data/bases/ofa_large",
+    ),
     "train": Command(
         "jobs.train",
         "tune a prompt on a frozen base (DeepSpeed)",

@@ -1,17 +1,17 @@
 """Base checkpoints on disk, and the fingerprint that ties a prompt to its base.
 
-A base folder holds `config.json`, `model.safetensors` and `tokenizer.json`. Only this file knows
-the key names of other layouts. Nothing here unpickles.
+A base folder holds `config.json`, `model.safetensors` and `tokenizer.json`. Other layouts are
+refused with the command that converts them: training reads a base on every rank and at every start,
+so it is converted once (`model.layouts`). Nothing here unpickles.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -20,9 +20,26 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from model.errors import CheckpointError
+from model.layouts.detection import CONFIG_FILE, conversion_of
 from model.ofa import OFA, OFAConfig
+from model.tensor_files import fingerprint_of
 
-CONFIG_FILE = "config.json"
+__all__ = [
+    "CONFIG_FILE",
+    "DERIVED_KEYS",
+    "PACKAGED_BASES",
+    "TOKENIZER_FILE",
+    "WEIGHTS_FILE",
+    "check_fit",
+    "fingerprint",
+    "load_base",
+    "load_config",
+    "load_into",
+    "load_weights",
+    "resolve_base",
+    "save_base",
+]
+
 WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -30,7 +47,7 @@ _ASSETS = Path(__file__).parent / "assets"
 PACKAGED_BASES = {folder.name.replace("_", "-"): folder for folder in sorted(_ASSETS.glob("*/"))}
 """Bases that come with the package, by name; each is a folder in `model/assets`."""
 
-_DERIVED_KEYS = frozenset(
+DERIVED_KEYS = frozenset(
     {
         # Tied to encoder.embed_tokens, or functions of the configuration.
         "decoder.embed_tokens.weight",
@@ -44,19 +61,25 @@ _DERIVED_KEYS = frozenset(
         "decoder.version",
     }
 )
+"""Entries of a state dict that a base folder does not keep."""
 
 
 def resolve_base(path_or_name: str) -> Path:
     """Return the folder of a base: the name of a packaged one, or a path.
 
     Raises:
-        CheckpointError: there is no such folder, or it is not a base.
+        CheckpointError: there is no such folder, or it is not a base; a checkpoint of another
+            layout is named with the command that converts it.
     """
     folder = PACKAGED_BASES.get(path_or_name, Path(path_or_name))
+    command = None if path_or_name in PACKAGED_BASES else conversion_of(path_or_name)
+    if command is not None and folder.exists():
+        raise CheckpointError(f"{path_or_name} is not a base folder; convert it once: {command}")
     if not folder.is_dir():
         names = f", or one of: {', '.join(PACKAGED_BASES)}" if PACKAGED_BASES else ""
+        hub = f"; a model of the Hugging Face hub is converted once: {command}" if command else ""
         raise CheckpointError(
-            f"no base at {path_or_name!r}: give a folder with {CONFIG_FILE}{names}"
+            f"no base at {path_or_name!r}: give a folder with {CONFIG_FILE}{names}{hub}"
         )
     if not (folder / CONFIG_FILE).is_file():
         raise CheckpointError(f"{folder} is not a base: it has no {CONFIG_FILE}")
@@ -90,26 +113,48 @@ def load_weights(file: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{file} is not a readable safetensors file: {error}") from error
 
 
+def check_fit(
+    own: Mapping[str, Tensor],
+    given: Mapping[str, Tensor],
+    origin: Path,
+    spell: Callable[[str], str] = str,
+) -> None:
+    """Compare tensors with those of a model; derived ones don't count.
+
+    Args:
+        own: the model's, possibly without data.
+        given: those of a file.
+        origin: for messages.
+        spell: the model's name of a tensor to the file's.
+
+    Raises:
+        CheckpointError: names the first missing, unexpected or misshaped keys.
+    """
+    own = {name: tensor for name, tensor in own.items() if name not in DERIVED_KEYS}
+    given = {name: tensor for name, tensor in given.items() if name not in DERIVED_KEYS}
+    problems = [f"{spell(name)} is missing" for name in own if name not in given]
+    problems += [f"{spell(name)} is unexpected" for name in given if name not in own]
+    for name in (name for name in own if name in given):
+        shapes = list(given[name].shape), list(own[name].shape)
+        if shapes[0] != shapes[1]:
+            problems.append(f"{spell(name)} is {shapes[0]} instead of {shapes[1]}")
+        elif given[name].is_floating_point() != own[name].is_floating_point():
+            problems.append(f"{spell(name)} is {given[name].dtype} instead of {own[name].dtype}")
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise CheckpointError(
+            f"{origin} doesn't fit its configuration: {'; '.join(problems[:3])}{more}"
+        )
+
+
 def load_into(model: nn.Module, tensors: dict[str, Tensor], origin: Path) -> None:
     """Copy tensors into a model by name, converting to the model's dtypes.
 
     Raises:
         CheckpointError: names the first missing, unexpected or misshaped keys.
     """
-    own = {name: tensor for name, tensor in model.state_dict().items() if name not in _DERIVED_KEYS}
-    given = {name: tensor for name, tensor in tensors.items() if name not in _DERIVED_KEYS}
-    problems = [f"{name} is missing" for name in own if name not in given]
-    problems += [f"{name} is unexpected" for name in given if name not in own]
-    problems += [
-        f"{name} is {list(given[name].shape)} instead of {list(own[name].shape)}"
-        for name in own
-        if name in given and given[name].shape != own[name].shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise CheckpointError(
-            f"{origin} doesn't fit its configuration: {'; '.join(problems[:3])}{more}"
-        )
+    check_fit(model.state_dict(), tensors, origin)
+    given = {name: tensor for name, tensor in tensors.items() if name not in DERIVED_KEYS}
     model.load_state_dict(given, strict=False)
 
 
@@ -149,7 +194,7 @@ def save_base(
     tensors = {
         name: _stored(tensor, dtype)
         for name, tensor in model.state_dict().items()
-        if name not in _DERIVED_KEYS
+        if name not in DERIVED_KEYS
     }
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         new = Path(temporary) / "base"
@@ -183,14 +228,13 @@ def fingerprint(model: OFA, *, without: Collection[str] = ()) -> str:
         model: the base.
         without: names of parameters and buffers to leave out, to look at the rest alone.
     """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if name in _DERIVED_KEYS or name in without:
-            continue
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-        digest.update(memoryview(data.numpy()))
-    return f"sha256:{digest.hexdigest()}"
+    return fingerprint_of(
+        {
+            name: tensor
+            for name, tensor in model.state_dict().items()
+            if name not in DERIVED_KEYS and name not in without
+        }
+    )
 
 
 def published_tuning_name(parameter: str) -> str:

@@ -220,11 +220,21 @@ def train_tokenizer(
     )
 
 
-def load_fairseq_tokenizer(folder: str | Path) -> OFATokenizer:
+def load_fairseq_tokenizer(
+    folder: str | Path,
+    *,
+    code_count: int = OFA_VOCAB.code_count,
+    bin_count: int = OFA_VOCAB.bin_count,
+) -> OFATokenizer:
     """Reads the published vocabulary: `dict.txt`, `encoder.json` and `vocab.bpe` in one folder.
 
     A line of `dict.txt` names a token by its number in `encoder.json`; the number of the line
     decides the id. The rows `madeupword...` that fill the table up stand for no text.
+
+    Args:
+        folder: with the files.
+        code_count: number of image codes, which no file says.
+        bin_count: number of location bins, which no file says either.
 
     Raises:
         CheckpointError: a file is missing or damaged, or they do not belong together.
@@ -237,14 +247,24 @@ def load_fairseq_tokenizer(folder: str | Path) -> OFATokenizer:
         if symbol not in spelling and not symbol.startswith(_FILLER):
             raise CheckpointError(f"{folder / 'dict.txt'}: encoder.json has no token {symbol!r}")
         tokens.append(spelling.get(symbol))
-    return _published(tokens, folder / "vocab.bpe")
+    return _published(tokens, folder / "vocab.bpe", code_count, bin_count)
 
 
-def load_huggingface_tokenizer(folder: str | Path) -> OFATokenizer:
+def load_huggingface_tokenizer(
+    folder: str | Path,
+    *,
+    code_count: int = OFA_VOCAB.code_count,
+    bin_count: int = OFA_VOCAB.bin_count,
+) -> OFATokenizer:
     """Reads the Hugging Face layout: `vocab.json` and `merges.txt` in one folder.
 
     There `vocab.json` holds specials, text and `<mask>` under their final ids; codes and bins are
     added by the code that loads it, in the same order as everywhere.
+
+    Args:
+        folder: with the files.
+        code_count: number of image codes, which no file says.
+        bin_count: number of location bins, which no file says either.
 
     Raises:
         CheckpointError: a file is missing or damaged, or they do not belong together.
@@ -261,10 +281,12 @@ def load_huggingface_tokenizer(folder: str | Path) -> OFATokenizer:
         if not 0 <= number - len(_SPECIALS) < len(tokens):
             raise CheckpointError(f"{folder / 'vocab.json'}: {token!r} has the odd id {number}")
         tokens[number - len(_SPECIALS)] = token
-    return _published(tokens, folder / "merges.txt")
+    return _published(tokens, folder / "merges.txt", code_count, bin_count)
 
 
-def _published(tokens: list[str | None], merges_file: Path) -> OFATokenizer:
+def _published(
+    tokens: list[str | None], merges_file: Path, code_count: int, bin_count: int
+) -> OFATokenizer:
     merges = []
     for line in _read_text(merges_file).splitlines():
         if line.startswith("#version") or not line:
@@ -273,9 +295,7 @@ def _published(tokens: list[str | None], merges_file: Path) -> OFATokenizer:
         if len(parts) != 2:
             raise CheckpointError(f"{merges_file}: {line!r} is not a pair of tokens")
         merges.append((parts[0], parts[1]))
-    layout = VocabLayout(
-        text_count=len(tokens), code_count=OFA_VOCAB.code_count, bin_count=OFA_VOCAB.bin_count
-    )
+    layout = VocabLayout(text_count=len(tokens), code_count=code_count, bin_count=bin_count)
     return OFATokenizer(tokens, merges, layout)
 
 

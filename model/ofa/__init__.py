@@ -5,7 +5,7 @@ frozen model spares: frozen, folded.
 """
 
 from model.ofa.cache import DecoderCache
-from model.ofa.config import PRESETS, OFAConfig, VocabLayout
+from model.ofa.config import PRESETS, OFAConfig, VocabLayout, nearest_preset
 from model.ofa.encoder import EncoderOutput
 from model.ofa.frozen import Savings
 from model.ofa.model import OFA
@@ -22,4 +22,5 @@ __all__ = [
     "Prompts",
     "Savings",
     "VocabLayout",
+    "nearest_preset",
 ]

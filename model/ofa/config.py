@@ -7,6 +7,7 @@ else in the project assumes a size.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -172,3 +173,30 @@ PRESETS: dict[str, OFAConfig] = {
     "ofa-huge": _preset("ofa-huge", 1280, (24, 12), 16, (3, 8, 36)),
 }
 """The published sizes (arXiv 2202.03052)."""
+
+_NO_ARCHITECTURE = frozenset({"name", "image_size", "max_image_size"})
+
+
+def nearest_preset(config: OFAConfig) -> tuple[str, tuple[str, ...]]:
+    """Return the published size that differs in the fewest fields, and these fields.
+
+    Names and image sizes don't count, since the weights don't depend on them; of several presets
+    the one nearest in width is taken.
+    """
+
+    def differing(preset: OFAConfig) -> tuple[str, ...]:
+        names = [field.name for field in dataclasses.fields(config)]
+        return tuple(
+            name
+            for name in names
+            if name not in _NO_ARCHITECTURE and getattr(config, name) != getattr(preset, name)
+        )
+
+    name = min(
+        PRESETS,
+        key=lambda name: (
+            len(differing(PRESETS[name])),
+            abs(math.log(config.d_model / PRESETS[name].d_model)),
+        ),
+    )
+    return name, differing(PRESETS[name])

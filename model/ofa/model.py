@@ -119,7 +119,7 @@ class OFA(nn.Module):
         """
         features_BPC, grid = None, None
         if images_BCHW is not None:
-            features_BPC, grid = self.encoder.image_features(images_BCHW, self._trunk())
+            features_BPC, grid = self.encoder.image_features(images_BCHW, self.image_trunk())
         x_BND, padding_BN = self.encoder.embed(source_ids_BS, features_BPC, image_present_B)
         lengths = prompt_lengths(
             prompts.encoder if prompts is not None else None, self.config.encoder_layers
@@ -196,7 +196,7 @@ class OFA(nn.Module):
         # Gradients of a bias come from kernels that hold it for each sample anyway.
         return self.frozen and self.savings.share_bias
 
-    def _trunk(self) -> Callable[[Tensor], Tensor]:
+    def image_trunk(self) -> Callable[[Tensor], Tensor]:
         """Return what maps images to features: the trunk, or what a frozen one is folded to."""
         trunk, savings = self.encoder.embed_images, self.savings
         if not self.frozen or (self.training and self.batch_norm_trains):

@@ -102,7 +102,9 @@ def image_trunk(subjects: Subjects) -> Iterator[Finding]:
     """Compare the features of the image trunk, before they are projected."""
     expected = subjects.fixtures.tensor("inputs/resnet_features")
     images, _ = subjects.fixtures.images()
-    features, _ = subjects.base().encoder.image_features(images.to(subjects.device))
+    base = subjects.base()
+    trunk = base.image_trunk()
+    features, _ = base.encoder.image_features(images.to(subjects.device), trunk)
     # [batch, positions, channels] here, [batch, channels, rows, columns] there.
     yield finding(
         "image trunk",
