@@ -200,7 +200,10 @@ def read_fixtures(folder: Path) -> Fixtures:
         cases=cases,
         tensors=tensors,
         weights={
-            name: {key: value.float() for key, value in load_weights(folder / name).items()}
+            name: {
+                key: value.float() if value.is_floating_point() else value
+                for key, value in load_weights(folder / name).items()
+            }
             for name in sorted(names)
         },
     )
