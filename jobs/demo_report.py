@@ -141,7 +141,7 @@ def show(report: Mapping[str, Any], folder: Path) -> None:
 def _gains(report: Mapping[str, Any]) -> Table:
     table = Table(title="Frozen base against prompt-tuned, downstream test", box=SIMPLE_HEAD)
     table.add_column("metric", no_wrap=True)
-    for name in ("zero-shot", "tuned", "gain", "trained", "of base", "size"):
+    for name in ("zero-shot", "tuned", "gain", "trained", "of base", "kB"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in report["tasks"].values():
         before, after = 100 * row["zero_shot"], 100 * row["tuned"]
@@ -153,7 +153,7 @@ def _gains(report: Mapping[str, Any]) -> Table:
             f"{after - before:+.1f}",
             f"{row['trainable_parameters']:,}",
             f"{100 * share:.1f}%",
-            f"{row['artifact_bytes'] / 1000:,.0f} kB",
+            f"{row['artifact_bytes'] / 1000:,.0f}",
         )
     return table
 
