@@ -29,7 +29,7 @@ from benchmarks.settings import Settings
 MIB = 2**20
 _CEILING_SIDE = {"cpu": 2048, "cuda": 8192}
 _CEILING_RUNS = 5
-_WARM_UP_RUNS = 2
+_WARM_UP_RUNS = 1
 
 
 class Work(NamedTuple):
