@@ -235,17 +235,3 @@ def fingerprint(model: OFA, *, without: Collection[str] = ()) -> str:
             if name not in DERIVED_KEYS and name not in without
         }
     )
-
-
-def published_tuning_name(parameter: str) -> str:
-    """Return the published checkpoints' key for a parameter that a tuning method adds.
-
-    Args:
-        parameter: As the method has it: `encoder.trans.0.weight` of a prefix, or with a layer's
-            number in second place what belongs to that layer, such as `encoder.0.up_proj.bias` of
-            adapters. Where methods are combined, the method stands in front.
-    """
-    stack, place, *rest = parameter.removeprefix("adapter.").removeprefix("prefix.").split(".")
-    if place.isdigit():
-        return ".".join([stack, "layers", place, "adapter", *rest])
-    return ".".join([stack, f"{stack}_prompt_encoder", place, *rest])

@@ -9,8 +9,8 @@ from typing import Any, get_args, get_type_hints
 
 import torch
 
-from model.checkpoint import published_tuning_name
 from model.errors import CheckpointError
+from model.layouts.fairseq import published_tuning_name
 from model.ofa import OFA, Prompts
 from model.tuning import TunedModel, TuningConfig, build_tuned_model
 from model.verify.cases import Variant
