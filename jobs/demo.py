@@ -14,7 +14,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,7 +26,6 @@ from pipeline.tracking.config import URI_VARIABLE
 
 TASKS = ("grounding", "vqa")
 STATE_FILE = "stages.json"
-BASE_VARIABLE = "PREFIXWORKS_BASE"
 _RECIPES = Path(__file__).parent / "recipes"
 _RAW = "data/raw/downstream"
 _TEST = "data/prepared/downstream_test"
@@ -216,21 +215,25 @@ class Progress:
 
 
 def _run(stage: Stage, folder: Path, config: DemoConfig) -> None:
+    # Here, because these bring torch with them.
+    from pipeline.registry.bases import BASE_VARIABLE
+
+    base = {BASE_VARIABLE: _absolute(config.base)}
     if not stage.commands:
         from jobs.demo_report import predict
 
-        os.environ[BASE_VARIABLE] = _absolute(config.base)
+        os.environ.update(base)
         predict(folder, TASKS)
         return
     for command in stage.commands:
         print(f"$ prefixworks {shlex.join(command)}", flush=True)
-        _command(command, folder, config)
+        _command(command, folder, base)
 
 
-def _command(command: Sequence[str], folder: Path, config: DemoConfig) -> None:
+def _command(command: Sequence[str], folder: Path, settings: Mapping[str, str]) -> None:
     from pipeline.training.signals import follow_parent
 
-    environment = {**os.environ, BASE_VARIABLE: _absolute(config.base)}
+    environment = {**os.environ, **settings}
     # The demo keeps to its own store; a server that the user works with stays as it is.
     environment.pop(URI_VARIABLE, None)
     words = [sys.executable, "-m", "jobs.cli", *command]

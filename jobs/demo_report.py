@@ -23,6 +23,7 @@ from pipeline.registry.scoring import predict_registered
 from pipeline.tasks.base import Prediction
 from pipeline.tasks.registry import get_task
 from pipeline.tracking.config import StoreLocation, TrackingConfig, resolve_store
+from pipeline.training.checkpoint import write_json_whole
 from pipeline.training.data import ShardReader
 from pipeline.training.summary import read_summary
 
@@ -115,7 +116,7 @@ def write_report(
         "trainable_share": results[tasks[0]].trainable_share,
         "seconds": dict(seconds),
     }
-    (folder / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json_whole(folder / REPORT_FILE, report)
     return report
 
 
