@@ -46,6 +46,11 @@ def kill_in_training(process: subprocess.Popen[str], folder: Path) -> None:
     process.communicate()
 
 
+def losses(run: Path) -> list[float]:
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [record["train/loss"] for record in records if "train/loss" in record]
+
+
 @pytest.mark.timeout(900)
 def test_the_demo_survives_a_kill_and_ends_in_a_prediction(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -67,6 +72,8 @@ def test_the_demo_survives_a_kill_and_ends_in_a_prediction(
         assert row["metric"].startswith(f"{task}/")
         assert 0 <= row["zero_shot"] <= 1
         assert 0 <= row["tuned"] <= 1
+        first_loss, *_, last_loss = losses(folder / "runs" / f"demo_{task}")
+        assert last_loss < 0.8 * first_loss, "the prompt learnt nothing"
     base = fingerprint(load_base("ofa-micro"))
     assert report["base_fingerprint"] == {"before": base, "after": base}
     assert 0 < report["trainable_share"] < 0.1

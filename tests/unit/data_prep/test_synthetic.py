@@ -17,20 +17,7 @@ from data_prep.synthetic import read_world_plan, write_world
 from data_prep.world.drawing import draw
 from data_prep.world.scene import Scene, make_scene, scene_random
 from data_prep.world.vocabulary import DOMAINS, PAIRS, Domain
-
-SCENES = {"train": 450, "val": 30, "test": 30}
-
-
-@pytest.fixture(scope="module")
-def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("worlds")
-    for domain in DOMAINS:
-        assert write_world(root / domain, domain=domain, scenes=SCENES, seed=5, processes=1)
-    return {domain: root / domain for domain in DOMAINS}
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+from tests.support.worlds import SCENES, read_json
 
 
 def contents(world: Path) -> dict[str, str]:

@@ -9,22 +9,8 @@ from typing import Any
 
 import pytest
 
-from data_prep.synthetic import write_world
 from data_prep.world.vocabulary import COLOURS, DOMAINS, PAIRS, SHAPES, Domain
-
-SCENES = {"train": 450, "val": 30, "test": 30}
-
-
-@pytest.fixture(scope="module")
-def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("worlds")
-    for domain in DOMAINS:
-        assert write_world(root / domain, domain=domain, scenes=SCENES, seed=5, processes=1)
-    return {domain: root / domain for domain in DOMAINS}
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+from tests.support.worlds import SCENES, read_json
 
 
 def read_refs(world: Path) -> list[dict[str, Any]]:
