@@ -82,20 +82,12 @@ def launch(config: RunConfig, argv: Sequence[str]) -> int:
     """
     from pipeline.training.run_folder import INTERRUPTED, run_folder
     from pipeline.training.signals import follow_parent
-    from pipeline.training.world import find_port
+    from pipeline.training.world import meeting_place
 
     processes = config.engine.processes
     threads = config.engine.threads_per_process or max(1, len(os.sched_getaffinity(0)) // processes)
     # What the launcher reads instead of a host file: the devices of each host.
     hosts = base64.urlsafe_b64encode(json.dumps({"localhost": list(range(processes))}).encode())
-    command = [
-        *(sys.executable, "-m", "deepspeed.launcher.launch"),
-        f"--world_info={hosts.decode()}",
-        "--master_addr=127.0.0.1",
-        f"--master_port={find_port()}",
-        *("--log_level=critical", "--no_local_rank", "--module"),
-        *("jobs.train", *argv),
-    ]
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(threads),
@@ -107,9 +99,19 @@ def launch(config: RunConfig, argv: Sequence[str]) -> int:
     }
     if not _has_cuda():
         environment["DS_ACCELERATOR"] = "cpu"
-    launcher = subprocess.Popen(command, env=environment, preexec_fn=follow_parent)
-    with _forwarding(launcher):
-        status = launcher.wait()
+    with meeting_place() as place:
+        command = [
+            *(sys.executable, "-m", "deepspeed.launcher.launch"),
+            f"--world_info={hosts.decode()}",
+            # The launcher sets these two itself.
+            f"--master_addr={place['MASTER_ADDR']}",
+            f"--master_port={place['MASTER_PORT']}",
+            *("--log_level=critical", "--no_local_rank", "--module"),
+            *("jobs.train", *argv),
+        ]
+        launcher = subprocess.Popen(command, env=environment | place, preexec_fn=follow_parent)
+        with _forwarding(launcher):
+            status = launcher.wait()
     if (run_folder(config) / INTERRUPTED).is_file():
         return EXIT_INTERRUPTED
     if status < 0 or status > 128:

@@ -28,7 +28,6 @@ from pipeline.training.deepspeed_config import deepspeed_config
 from pipeline.training.world import (
     World,
     environment_rank,
-    find_port,
     is_lost_contact,
     lost_contact,
 )
@@ -60,7 +59,7 @@ def join_world(config: RunConfig) -> World:
     os.environ.update({name: str(value) for name, value in names.items()})
     if size == 1:
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-        os.environ.setdefault("MASTER_PORT", str(find_port()))
+        os.environ.setdefault("MASTER_PORT", "0")  # any that is free
     on_cpu = deepspeed.get_accelerator().device_name() == "cpu"
     if on_cpu:
         # Its shared-memory all-reduce is compiled on first use and leaves its buffers in /dev/shm

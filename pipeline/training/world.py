@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -89,12 +89,29 @@ def lost_contact(rank: int, error: BaseException) -> TrainingError:
     return TrainingError(f"rank {rank} lost contact with another rank: {reason}")
 
 
-def find_port() -> int:
-    """A TCP port on the loopback address that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+@contextmanager
+def meeting_place() -> Iterator[dict[str, str]]:
+    """Where the ranks of this machine find each other, kept open by the process that starts them.
+
+    A port that is looked for now and opened by a rank seconds later may be taken by then. So this
+    process listens itself, on a port of the system's choice, and the ranks only connect: that is
+    torchrun's arrangement, and `env://` knows it by torchrun's variables.
+
+    Yields:
+        Environment variables for the ranks.
+    """
+    # torch offers it without naming it in __all__.
+    store = dist.TCPStore(  # type: ignore[attr-defined]
+        "127.0.0.1", 0, is_master=True, wait_for_workers=False
+    )
+    yield {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+    }
+    # The store closes when its last reference goes, so it must live until here.
+    del store
 
 
 def environment_rank() -> tuple[int, int, int] | None:
