@@ -1,0 +1,21 @@
+"""Where bytes come from: images by their address, annotation files by their location."""
+
+from data_prep.stores.addresses import range_address
+from data_prep.stores.base import MISSING, ImageStore, Stamp, StoreError
+from data_prep.stores.inputs import input_name, input_sha256, open_input
+from data_prep.stores.locations import absolute_location
+from data_prep.stores.opening import close_stores, open_store
+
+__all__ = [
+    "MISSING",
+    "ImageStore",
+    "Stamp",
+    "StoreError",
+    "absolute_location",
+    "close_stores",
+    "input_name",
+    "input_sha256",
+    "open_input",
+    "open_store",
+    "range_address",
+]
