@@ -49,7 +49,7 @@ class FolderStore(AddressedStore):
 
     def _file_stamp(self, name: str) -> Stamp:
         try:
-            found = os.stat(self._path(name))
+            found = Path(self._path(name)).stat()
         except (OSError, ValueError, Rejected):
             return MISSING
         return Stamp(found.st_size, file_state(found)) if stat.S_ISREG(found.st_mode) else MISSING
@@ -70,7 +70,7 @@ class FolderStore(AddressedStore):
         path = self._folder
         for part in name.split("/"):
             path = f"{path}/{part}"
-            if os.path.islink(path):
+            if Path(path).is_symlink():
                 return True
         return False
 
@@ -79,7 +79,7 @@ class FolderStore(AddressedStore):
         try:
             # Without O_NONBLOCK a pipe that nobody writes to would hold the worker for ever.
             descriptor = os.open(self._path(name), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            with open(descriptor, "rb") as file:
+            with os.fdopen(descriptor, "rb") as file:
                 found = os.fstat(descriptor)
                 if not stat.S_ISREG(found.st_mode):
                     raise Rejected(Reason.UNREADABLE_IMAGE, f"{name}: not a regular file")

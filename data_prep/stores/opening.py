@@ -1,6 +1,5 @@
 """From a location to its store, which a process opens once."""
 
-import os
 import threading
 from pathlib import Path
 
@@ -49,7 +48,7 @@ def _archive_state(location: Location, path: str) -> str:
     if location.remote:
         return ""
     try:
-        return file_state(os.stat(path))
+        return file_state(Path(path).stat())
     except OSError:
         return ""
 
@@ -58,7 +57,7 @@ def _open(location: str, parsed: Location, archive: tuple[str, str] | None) -> I
     if archive is not None:
         path, folder = archive
         if not parsed.remote:
-            return ArchiveStore(LocalFile(Path(path)), folder)
+            return ArchiveStore(LocalFile(Path(path).absolute()), folder)
         query = location.partition("?")[2]
         uri = f"{parsed.scheme}://{path}" + (f"?{query}" if query else "")
         return ArchiveStore(open_ranged(uri), folder)

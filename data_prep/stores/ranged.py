@@ -19,17 +19,10 @@ class RangedFile(Protocol):
         window: Bytes that a scan reads at once.
     """
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def size(self) -> int: ...
-
-    @property
-    def state(self) -> str: ...
-
-    @property
-    def window(self) -> int: ...
+    name: str
+    size: int
+    state: str
+    window: int
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Exactly length bytes; StoreError when they cannot be had."""

@@ -43,8 +43,10 @@ class RemoteFile:
         if info.type != pa.fs.FileType.File:
             raise FileNotFoundError(name)
         self.size: int = info.size
-        self.state = object_state(info)
         self._file = retries.run(name, lambda: filesystem.open_input_file(path))
+        # A tag of the content where the store has one: times there are whole seconds.
+        tag = (self._file.metadata() or {}).get(b"ETag", b"")
+        self.state = f"{object_state(info)}:{tag.decode()}"
 
     def read_at(self, offset: int, length: int) -> bytes:
         """See RangedFile."""

@@ -47,8 +47,7 @@ def _member(entry: zipfile.ZipInfo, end: int) -> Member:
     elif entry.flag_bits & _ENCRYPTED:
         problem = "encrypted"
     elif entry.compress_type not in _METHODS:
-        name = zipfile.compressor_names.get(entry.compress_type, entry.compress_type)
-        problem = f"compressed with {name}; only deflate can be read"
+        problem = f"compressed by method {entry.compress_type}; only deflate (8) can be read"
     elif entry.header_offset < 0 or entry.header_offset + entry.compress_size > end:
         problem = f"cut off: {entry.compress_size} bytes do not fit into the archive"
     elif entry.compress_type == zipfile.ZIP_STORED and entry.compress_size != entry.file_size:
