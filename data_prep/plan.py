@@ -12,14 +12,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_prep.config import ImagePolicy, PrepareConfig, SourceConfig
-from data_prep.errors import DataError
 from data_prep.fields import canonical_json
 from data_prep.quarantine import Reason, Rejected, Rejection
 from data_prep.readers import READERS
 from data_prep.readers.base import SourceRecord
 from data_prep.schema import SCHEMA_VERSION
-from data_prep.shard_job import ShardTask, SourceFacts, image_path
-from data_prep.shards import file_sha256
+from data_prep.shard_job import ShardTask, SourceFacts
+from data_prep.stores import (
+    Stamp,
+    absolute_location,
+    input_name,
+    input_sha256,
+    open_store,
+)
 
 _DIGEST_VERSION = "prefixworks.shard/1"
 """Part of every shard's digest: raised when the same records give other bytes than before."""
@@ -65,12 +70,11 @@ def plan_dataset(config: PrepareConfig, name: str) -> DatasetPlan:
     """Reads the annotations of a dataset and lays out its shards.
 
     Raises:
-        DataError: An annotation file is missing or unusable as a whole.
+        DataError: An annotation file or a store of images is missing or unusable as a whole.
     """
     sources = config.datasets[name].sources
     for source in sources:
-        if not Path(source.images).is_dir():
-            raise DataError(f"{source.images}: no such folder of images")
+        open_store(source.images)
     folder = Path(config.output_dir, name)
     facts = tuple(_facts(source) for source in sources)
     rejections: list[Rejection] = []
@@ -111,7 +115,7 @@ def _facts(source: SourceConfig) -> SourceFacts:
     return SourceFacts(
         name=source.source_name,
         split=source.split,
-        images=str(Path(source.images).absolute()),
+        images=absolute_location(source.images),
         use_premise=source.use_premise,
     )
 
@@ -119,7 +123,7 @@ def _facts(source: SourceConfig) -> SourceFacts:
 def _described(source: SourceConfig) -> dict[str, Any]:
     """A source for the manifest: by content and not by path, so that it fits any machine."""
     files = {
-        role: {"name": Path(path).name, "sha256": file_sha256(Path(path))}
+        role: {"name": input_name(path), "sha256": input_sha256(path)}
         for role, path in source.files().items()
     }
     return {
@@ -195,23 +199,26 @@ def _rejection(record: SourceRecord, rejected: Rejected) -> Rejection:
 
 
 class _ImageStats:
-    """Size and time of image files, each looked up once."""
+    """Stamps of images, each looked up once."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, str], tuple[int, int]] = {}
+        self._known: dict[tuple[str, str], Stamp] = {}
         self.bytes_seen = 0
 
-    def __call__(self, images: str, name: str) -> tuple[int, int]:
-        key = (images, name)
-        if key not in self._known:
-            try:
-                found = image_path(images, name).stat()
-                self._known[key] = (found.st_size, found.st_mtime_ns)
-            except (OSError, ValueError, Rejected):
-                # Whoever builds the shard says what is wrong; here it only must not look done.
-                self._known[key] = (-1, -1)
-        self.bytes_seen += max(0, self._known[key][0])
-        return self._known[key]
+    def look_up(self, keys: list[tuple[str, str]]) -> None:
+        """Asks each store at once for all images of a shard that are not known yet."""
+        wanted: dict[str, list[str]] = {}
+        for images, name in dict.fromkeys(keys):
+            if (images, name) not in self._known:
+                wanted.setdefault(images, []).append(name)
+        for images, names in wanted.items():
+            for name, stamp in zip(names, open_store(images).stamps(names), strict=True):
+                self._known[images, name] = stamp
+
+    def __call__(self, images: str, name: str) -> Stamp:
+        stamp = self._known[images, name]
+        self.bytes_seen += max(0, stamp.bytes)
+        return stamp
 
 
 def _digest(
@@ -229,7 +236,8 @@ def _digest(
     head = [_DIGEST_VERSION, SCHEMA_VERSION, first, asdict(policy)]
     head.append([asdict(source) for source in sources])
     digest = hashlib.sha256(canonical_json(head))
+    stats.look_up([(sources[entry.source].images, entry.image) for entry in entries])
     for entry in entries:
         digest.update(entry.content)
-        digest.update(repr(stats(sources[entry.source].images, entry.image)).encode())
+        digest.update(repr(tuple(stats(sources[entry.source].images, entry.image))).encode())
     return digest.hexdigest()

@@ -10,13 +10,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from data_prep.config import SourceConfig
 from data_prep.errors import DataError
 from data_prep.fields import canonical_json
 from data_prep.quarantine import Reason, Rejected, Rejection
+from data_prep.stores import input_name, open_input
 
 Corners = tuple[float, float, float, float]
 
@@ -81,10 +81,8 @@ Reader = Callable[[SourceConfig], Iterator[ReadItem]]
 def load_json(path: str) -> dict[str, Any]:
     """Reads a JSON object from a file; DataError when it is missing or something else."""
     try:
-        with Path(path).open("rb") as file:
+        with open_input(path) as file:
             content = json.load(file)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
@@ -143,7 +141,7 @@ def guarded(uid: str, position: str, build: Callable[[], SourceRecord]) -> ReadI
 
 @lru_cache(maxsize=16)
 def _file_name(path: str) -> str:
-    return Path(path).name
+    return input_name(path)
 
 
 def place(path: str, where: str) -> str:

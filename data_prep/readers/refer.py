@@ -7,7 +7,6 @@ that knows no classes and no functions at all: plain containers, texts and numbe
 import pickle
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any, NoReturn
 
 from data_prep.config import SourceConfig
@@ -24,6 +23,7 @@ from data_prep.readers.base import (
     take_box,
 )
 from data_prep.readers.coco import CocoImage, images_by_id, known_image
+from data_prep.stores import open_input
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -61,11 +61,11 @@ def load_plain_pickle(path: str) -> list[Any]:
             to a class or a function.
     """
     try:
-        with Path(path).open("rb") as file:
+        with open_input(path) as file:
             # utf-8: REFER's files were written by Python 2, whose texts are bytes.
             content = _PlainUnpickler(file, encoding="utf-8").load()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except DataError:
+        raise
     except Exception as error:
         # Damaged or hostile bytes make the unpickler raise nearly anything.
         raise DataError(f"{path} is not a pickle of plain data: {error}") from error

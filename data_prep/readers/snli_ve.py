@@ -3,13 +3,12 @@
 import json
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from data_prep.config import SourceConfig
-from data_prep.errors import DataError
 from data_prep.quarantine import Reason, Rejected
 from data_prep.readers.base import ReadItem, SourceRecord, guarded, image_name, place, take
+from data_prep.stores import open_input
 
 _LABELS = {"entailment": "yes", "contradiction": "no", "neutral": "maybe"}
 _DEFAULT_IMAGE_NAME = "{id}.jpg"
@@ -18,18 +17,15 @@ _DEFAULT_IMAGE_NAME = "{id}.jpg"
 def read(config: SourceConfig) -> Iterator[ReadItem]:
     """Yields a sample for every line that is not blank."""
     path = str(config.annotations)
-    try:
-        with Path(path).open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                where = place(path, f"line {number}")
-                row = _parsed(line)
-                pair = row.get("pairID") if isinstance(row, dict) else None
-                uid = f"{config.source_name}/{config.split}/{pair or f'line {number}'}"
-                yield guarded(uid, where, partial(_record, config, uid, where, row))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    with open_input(path) as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            where = place(path, f"line {number}")
+            row = _parsed(line)
+            pair = row.get("pairID") if isinstance(row, dict) else None
+            uid = f"{config.source_name}/{config.split}/{pair or f'line {number}'}"
+            yield guarded(uid, where, partial(_record, config, uid, where, row))
 
 
 def _parsed(line: bytes) -> Any:
