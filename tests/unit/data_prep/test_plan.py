@@ -14,7 +14,6 @@ from data_prep.errors import DataError
 from data_prep.plan import plan_dataset
 from data_prep.quarantine import Reason
 from data_prep.readers import SourceRecord
-from data_prep.shard_job import image_path
 from tests.support.raw_data import prepare_config, sources, write_json, write_raw
 
 
@@ -85,16 +84,6 @@ def test_missing_folders_and_files_are_errors(raw: Path, tmp_path: Path) -> None
         plan_dataset(
             PrepareConfig(output_dir="out", datasets={"a": DatasetConfig(sources=[config])}), "a"
         )
-
-
-@pytest.mark.parametrize("name", ["", "/etc/passwd", "../x.jpg", "a/../../x.jpg", "a\\..\\b", "\0"])
-def test_image_names_stay_in_their_folder(name: str) -> None:
-    with pytest.raises(Exception, match="bad_image_name"):
-        image_path("/data/images", name)
-
-
-def test_image_names_may_have_folders() -> None:
-    assert image_path("/data/images", "train/a..b.jpg") == Path("/data/images/train/a..b.jpg")
 
 
 @pytest.mark.parametrize(
