@@ -41,7 +41,7 @@ def open_input(location: str) -> BinaryIO:
 
 def input_sha256(location: str) -> str:
     """SHA-256 of an annotation file as hex; errors as in open_input."""
-    with open_input(location) as file:
+    with as_stream(open_ranged(location)) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

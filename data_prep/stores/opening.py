@@ -60,7 +60,7 @@ def _open(location: str, parsed: Location, archive: tuple[str, str] | None) -> I
             return ArchiveStore(LocalFile(Path(path).absolute()), folder)
         query = location.partition("?")[2]
         uri = f"{parsed.scheme}://{path}" + (f"?{query}" if query else "")
-        return ArchiveStore(open_ranged(uri), folder)
+        return ArchiveStore(open_ranged(uri, Retries()), folder)
     if not parsed.remote:
         links = parsed.options.get("links") == "follow"
         return FolderStore(Path(parsed.path), follow_links=links)

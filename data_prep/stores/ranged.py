@@ -46,11 +46,11 @@ class LocalFile:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except (OSError, ValueError) as error:
             raise StoreError(f"{path} cannot be read: {_words(error)}") from error
-        self._file = io.FileIO(descriptor, "rb")
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
-            self._file.close()
+            os.close(descriptor)
             raise StoreError(f"{path} is not a file")
+        self._file = io.FileIO(descriptor, "rb")
         self.size = found.st_size
         self.state = file_state(found)
 
