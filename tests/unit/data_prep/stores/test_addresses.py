@@ -20,7 +20,6 @@ from data_prep.stores.locations import parse_location, split_archive
 @pytest.mark.parametrize(
     "name",
     [
-        "",
         "/etc/passwd",
         "../x.jpg",
         "a/../../x",

@@ -190,9 +190,8 @@ def test_damage_in_a_zip_costs_the_member(tmp_path: Path) -> None:
 def test_a_damaged_archive_is_one_error(tmp_path: Path, kind: str, damage: str) -> None:
     path = WRITERS[kind](tmp_path / kind, [("a.jpg", A), ("b.jpg", B)])
     whole = path.read_bytes()
-    path.write_bytes(
-        {"empty": b"", "text": b"hello" * 500, "cut": whole[: whole.index(B[:50]) + 100]}[damage]
-    )
+    cut = whole[: whole.index(B[:50]) + 100]
+    path.write_bytes({"empty": b"", "text": b"hello" * 500, "cut": cut}[damage])
     with pytest.raises(StoreError, match=f"{kind} is not a whole {kind[2:]}"):
         open_store(str(path))
 

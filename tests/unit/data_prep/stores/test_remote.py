@@ -25,6 +25,7 @@ from data_prep.stores import (
     StoreError,
     close_stores,
     input_sha256,
+    inputs,
     open_input,
     open_store,
     opening,
@@ -52,6 +53,7 @@ def server(running: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": running.url}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(opening, "Retries", lambda: SHORT)
+    monkeypatch.setattr(inputs, "Retries", lambda: SHORT)
     return running
 
 
@@ -79,10 +81,12 @@ def test_the_location_names_endpoint_and_region(
     server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AWS_ENDPOINT_URL")
-    server.put({"im/a.jpg": IMAGE})
+    server.put({"im/a.jpg": IMAGE, "im/b.jpg": IMAGE})
+    server.client().put_object_acl(Bucket=BUCKET, Key="im/a.jpg", ACL="public-read")
     location = f"s3://{BUCKET}/im?endpoint={server.url}&region=eu-west-1&anonymous=true"
-    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     assert open_store(location).read("a.jpg") == IMAGE
+    with pytest.raises(StoreError, match="refuses access"):
+        open_store(location).read("b.jpg")
     with pytest.raises(DataError, match="expected http"):
         open_store(f"s3://{BUCKET}/im?endpoint=ftp://x")
 
