@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -38,6 +39,10 @@ class S3Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self._server: ThreadedMotoServer | None = None
 
+    @property
+    def running(self) -> bool:
+        return self._server is not None
+
     def start(self) -> None:
         self._server = ThreadedMotoServer("127.0.0.1", self.port, verbose=False)
         self._server.start()
@@ -69,15 +74,19 @@ class S3Server:
 @contextmanager
 def s3_server() -> Iterator[S3Server]:
     """A running server with an empty bucket."""
+    # One line a request drowns what a failed test has to say.
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
     server = S3Server()
     server.start()
+    client = server.client()
     try:
-        client = server.client()
         client.create_bucket(Bucket=BUCKET)
         yield server
+    finally:
+        if not server.running:
+            server.start()
         for page in client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET):
             for item in page.get("Contents", []):
                 client.delete_object(Bucket=BUCKET, Key=item["Key"])
         client.delete_bucket(Bucket=BUCKET)
-    finally:
         server.stop()
