@@ -5,6 +5,8 @@ Credentials never stand in a location; the clients find them where they always d
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -78,7 +80,31 @@ def _gs(location: Location, retries: Retries) -> Any:
     )
 
 
+class _Handler(pa.fs.FSSpecHandler):  # type: ignore[misc]
+    """An fsspec filesystem that reads what it is asked for and fails as Arrow's own do."""
+
+    def get_file_info(self, paths: list[str]) -> Any:
+        with _as_os_errors():
+            return super().get_file_info(paths)
+
+    def open_input_file(self, path: str) -> Any:
+        with _as_os_errors():
+            # By default fsspec reads megabytes ahead, which a range of a file does not want.
+            return pa.PythonFile(self.fs.open(path, mode="rb", cache_type="none"), mode="r")
+
+
+@contextmanager
+def _as_os_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        # HTTP clients have their own families of errors, which change between versions.
+        raise OSError(f"{type(error).__name__}: {error}") from error
+
+
 def _hf(location: Location, retries: Retries) -> Any:
     from huggingface_hub import HfFileSystem
 
-    return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(HfFileSystem()))
+    return pa.fs.PyFileSystem(_Handler(HfFileSystem()))

@@ -17,6 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from data_prep.errors import DataError
 from data_prep.quarantine import Reason, Rejected
@@ -24,6 +25,7 @@ from data_prep.stores import (
     MISSING,
     StoreError,
     close_stores,
+    filesystems,
     input_sha256,
     inputs,
     open_input,
@@ -277,3 +279,48 @@ def test_google_is_routed_and_unreachable_is_one_error(
         open_store(location)
     assert [client.type_name for client in made] == ["gcs"]
     assert "\n" not in str(caught.value)
+
+
+HUB = """
+import os, sys
+from data_prep.stores import StoreError, open_store, opening
+from data_prep.stores.retries import Retries
+opening.Retries = lambda: Retries(attempts=1)
+try:
+    open_store("hf://datasets/owner/name/images")
+except StoreError as error:
+    print(error)
+"""
+
+
+def test_an_unreachable_hub_is_one_error() -> None:
+    # The hub's client reads its endpoint when it is imported, hence another process.
+    environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{free_port()}"}
+    done = subprocess.run(
+        [sys.executable, "-c", HUB], env=environment, capture_output=True, text=True, timeout=100
+    )
+    assert done.stdout.count("\n") == 1, done.stderr
+    assert done.stdout.startswith("hf://datasets/owner/name/images cannot be reached (1 attempts; ")
+
+
+def test_fsspec_reads_as_the_others_do() -> None:
+    """The way through fsspec, with its filesystem in memory in place of the hub's."""
+    memory = MemoryFileSystem()
+    memory.pipe({"/b/im/a.jpg": IMAGE, "/b/im/d/x": b""})
+    filesystem = pa.fs.PyFileSystem(filesystems._Handler(memory))
+    store = remote.ObjectStore(filesystem, "b/im", "memory", SHORT)
+    assert store.read("a.jpg") == IMAGE
+    assert store.read("a.jpg@10+20") == IMAGE[10:30]
+    assert [stamp.bytes for stamp in store.stamps(["a.jpg", "b.jpg", "d"])] == [5000, -1, -1]
+    with pytest.raises(Rejected, match="missing_image"):
+        store.read("b.jpg")
+
+
+def test_failures_of_a_client_are_failures_of_the_store() -> None:
+    class Broken(MemoryFileSystem):
+        def info(self, path: str, **options: Any) -> Any:
+            raise RuntimeError("the client's own error")
+
+    filesystem = pa.fs.PyFileSystem(filesystems._Handler(Broken()))
+    with pytest.raises(StoreError, match=r"memory cannot be reached .*client's own"):
+        remote.ObjectStore(filesystem, "b", "memory", SHORT)
