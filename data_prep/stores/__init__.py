@@ -54,7 +54,9 @@ class _Folder:
                 return path.read_bytes()
             with path.open("rb") as file:
                 content = os.pread(file.fileno(), int(found["length"]), int(found["offset"]))
-            return base64.b64decode(content, validate=True) if found["base64"] else content
+            # OFA reads both of the usual alphabets.
+            plain = content.replace(b"-", b"+").replace(b"_", b"/")
+            return base64.b64decode(plain, validate=True) if found["base64"] else content
         except FileNotFoundError as error:
             raise Rejected(Reason.MISSING_IMAGE, f"{name}: no such file") from error
         except (OSError, ValueError, OverflowError, binascii.Error) as error:
