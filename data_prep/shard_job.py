@@ -5,7 +5,6 @@ shard was made from, so a later run can tell a finished shard from one that has 
 """
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from data_prep.quarantine import Reason, Rejected, Rejection
 from data_prep.readers.base import SourceRecord
 from data_prep.schema import Answer, Box, Sample, ShardInfo
 from data_prep.shards import IndexRow, ShardWriter, shard_name
+from data_prep.stores import open_store
 
 LEDGER = ".ledger"
 """Folder beside the shards that remembers what each was made from."""
@@ -101,7 +101,7 @@ def build_shard(task: ShardTask) -> tuple[int, int]:
     """
     folder = Path(task.folder)
     rejections: list[Rejection] = []
-    images: dict[Path, StoredImage] = {}
+    images: dict[tuple[str, str], StoredImage] = {}
     with whole_file(folder / shard_name(task.number)) as file:
         writer = ShardWriter(file, task.number)
         for position, content in enumerate(task.records, start=task.first):
@@ -127,31 +127,17 @@ def build_shard(task: ShardTask) -> tuple[int, int]:
     return shard.samples, len(rejections)
 
 
-def image_path(images: str, name: str) -> Path:
-    """The file of an image; Rejected when its name leads out of the folder of images."""
-    parts = name.replace("\\", "/").split("/")
-    if not name or name.startswith("/") or ".." in parts or "\0" in name:
-        raise Rejected(Reason.BAD_IMAGE_NAME, f"{name!r:.80} is not a name inside the folder")
-    return Path(images, name)
-
-
 def _image(
-    source: SourceFacts, record: SourceRecord, policy: ImagePolicy, images: dict[Path, StoredImage]
+    source: SourceFacts,
+    record: SourceRecord,
+    policy: ImagePolicy,
+    images: dict[tuple[str, str], StoredImage],
 ) -> StoredImage:
-    path = image_path(source.images, record.image)
-    if path not in images:
-        images[path] = store_image(_read(path, record.image), record.image, policy)
-    return images[path]
-
-
-def _read(path: Path, name: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise Rejected(Reason.MISSING_IMAGE, f"{name}: no such file") from error
-    except (OSError, ValueError) as error:
-        words = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
-        raise Rejected(Reason.UNREADABLE_IMAGE, f"{name}: {words}") from error
+    key = (source.images, record.address or record.image)
+    if key not in images:
+        content = open_store(source.images).read(key[1])
+        images[key] = store_image(content, record.image, policy)
+    return images[key]
 
 
 def make_sample(record: SourceRecord, source: SourceFacts, image: StoredImage) -> Sample:
