@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import braceexpand
 
 from data_prep.errors import DataError
 from data_prep.stores import open_input
@@ -30,7 +30,7 @@ def input_files(pattern: str) -> list[str]:
         return [pattern]
     try:
         names = list(braceexpand(pattern))
-    except UnbalancedBracesError as error:
+    except ValueError as error:
         raise DataError(f"{pattern}: unbalanced braces") from error
     files: list[str] = []
     for name in names:

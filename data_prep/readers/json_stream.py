@@ -23,6 +23,9 @@ MAX_VALUE_CHARS = 1 << 25
 
 _BLANKS = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
+_NUMBER_PARTS = tuple("0123456789.eE+-")
+_NUMBER_CHARS = 64
+"""Characters behind a number after which it cannot be the window that cut it."""
 
 
 def stream_lists(location: str, names: Sequence[str]) -> Iterator[tuple[str, int, Any]]:
@@ -108,10 +111,13 @@ class _Window:
                 if self._ended:
                     raise
             else:
-                # A number that touches the end of the window may go on behind it.
-                if end < len(self._text) or self._ended:
+                # A number may go on behind the window: '0.' begins with the whole number 0.
+                rest = self._text[end : end + _NUMBER_CHARS]
+                if (rest or self._ended) and not rest.startswith(_NUMBER_PARTS):
                     self._at = end
                     return value
+                if self._ended or len(rest) == _NUMBER_CHARS:
+                    raise ValueError("a number is malformed")
             if len(self._text) - self._at > MAX_VALUE_CHARS:
                 raise ValueError(f"no value ends within {MAX_VALUE_CHARS} characters")
             self._read_more()

@@ -103,7 +103,7 @@ def _boxes(task: str, values: Mapping[str, Any]) -> tuple[tuple[Corners, str | N
 
 
 def _label(values: Mapping[str, Any]) -> str:
-    label = take(values, "label", str).strip()
+    label = str(take(values, "label", str)).strip()
     found = LABELS.get(label, label)
     if found not in ENTAILMENT_LABELS:
         raise Rejected(Reason.BAD_LABEL, f"label {shown(label)}")

@@ -61,13 +61,13 @@ class Table:
     def add(self, key: str, number: int, row: Any) -> None:
         """Adds a row of plain JSON values, with its place in its file."""
         row_id = row.get("id") if isinstance(row, dict) else None
-        usable = isinstance(row_id, int) and abs(row_id) <= _MAX_INTEGER
+        ordinal = int(row_id) if isinstance(row_id, int) and abs(row_id) <= _MAX_INTEGER else -1
         try:
             content = json.dumps(row)
         except RecursionError:
             # What lies that deep is in none of the fields' forms: they will be found missing.
             content = "{}"
-        self._buffer.append((key, int(row_id) if usable else -1, number, content))
+        self._buffer.append((key, ordinal, number, content))
         if len(self._buffer) == _BATCH:
             self._flush()
 

@@ -78,7 +78,7 @@ def _groups(
         last = -1
         while (member := tar.next()) is not None:
             # The archive remembers every member; there may be millions.
-            tar.members = []
+            tar.members = []  # type: ignore[attr-defined]
             if member.size < 0 or member.offset_data <= last:
                 raise tarfile.ReadError(f"a member at byte {member.offset} leads backwards")
             last = member.offset_data

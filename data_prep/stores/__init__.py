@@ -104,7 +104,10 @@ def input_sha256(location: str) -> str:
     """SHA-256 of an annotation file as hex."""
     with open_input(location) as file:
         try:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            digest = hashlib.sha256()
+            while block := file.read(1 << 20):
+                digest.update(block)
+            return digest.hexdigest()
         except OSError as error:
             raise DataError(f"{location} cannot be read: {error.strerror}") from error
 
