@@ -116,8 +116,8 @@ def key_of(identity: object) -> str | None:
     """An id as a key, so that 5 and '5' stay different; None for what is no id."""
     if isinstance(identity, bool) or not isinstance(identity, int | str):
         return None
-    if isinstance(identity, int) and abs(identity) > _MAX_INTEGER:
-        return None
+    if isinstance(identity, int):
+        return str(identity) if abs(identity) <= _MAX_INTEGER else None
     return json.dumps(identity)
 
 

@@ -134,11 +134,8 @@ def test_a_look_ahead_writes_nothing(raw: Path, tmp_path: Path) -> None:
     with plan_dataset(
         config, "mix", keep=False, on_progress=lambda *_: pytest.fail("it was read")
     ) as plan:
-        assert plan.image_bytes == sum(
-            5 * len(jpeg(i)) if i % 2 == 0 else 0 for i in range(1, 13)
-        ) - sum(len(jpeg(i)) for i in range(2, 13, 2)) + sum(
-            6 * len(jpeg(i)) for i in range(1, 13, 2)
-        )
+        # Odd images have two expressions more.
+        assert plan.image_bytes == sum((6 if i % 2 else 4) * len(jpeg(i)) for i in range(1, 13))
 
 
 def test_samples_of_an_image_stay_together(raw: Path, tmp_path: Path) -> None:
@@ -261,7 +258,7 @@ print(count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
     peaks = []
-    for rows in (30_000, 300_000):
+    for rows in (15_000, 150_000):
         folder = tmp_path / str(rows)
         folder.mkdir()
         write_large(folder, rows)
@@ -272,7 +269,7 @@ def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
         count, peak = map(int, done.stdout.split())
         assert count == rows // 2
         peaks.append(peak / 1024)
-    size = (tmp_path / "300000" / "captions.json").stat().st_size
-    assert size > 25e6
+    size = (tmp_path / "150000" / "captions.json").stat().st_size
+    assert size > 12e6
     # The caches fill up in between; the records alone would take several times as much.
     assert peaks[1] - peaks[0] < 30, f"{peaks} MiB"

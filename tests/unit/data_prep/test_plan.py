@@ -14,6 +14,7 @@ from data_prep.errors import DataError
 from data_prep.plan import plan_dataset
 from data_prep.quarantine import Reason
 from data_prep.readers import SourceRecord
+from pipeline.config_tree import build, plain
 from tests.support.raw_data import prepare_config, sources, write_json, write_raw
 
 
@@ -111,11 +112,60 @@ def test_impossible_settings_are_refused(
         ({"reader": "snli_ve"}, "needs 'annotations'"),
         ({"reader": "snli_ve", "annotations": "x", "questions": "y"}, "no meaning for reader"),
         ({"reader": "refer", "annotations": "x", "instances": "y", "use_premise": True}, "meaning"),
+        ({"reader": "coco_captions", "annotations": "x", "images": None}, "needs 'images'"),
+        ({"reader": "ofa_tsv", "annotations": "x", "images": None}, "needs 'task'"),
+        ({"reader": "table", "annotations": "x"}, "needs 'task'"),
+        ({"reader": "webdataset", "annotations": "x"}, "'images' has no meaning"),
+        ({"reader": "coco_captions", "annotations": "x", "task": "vqa"}, "'task' has no meaning"),
+        ({"reader": "snli_ve", "annotations": "x", "columns": {"uid": 1}}, "no meaning"),
+        ({"reader": "karpathy", "annotations": "x", "split": "dev"}, "split must be one of train"),
+        ({"reader": "karpathy", "annotations": "x", "split": "val", "restval": True}, "restval"),
+        (
+            {"reader": "webdataset", "annotations": "x", "images": None, "columns": {"uid": "a"}},
+            "columns need a 'task'",
+        ),
+        (
+            {"reader": "table", "annotations": "x", "task": "vqa", "columns": {"caption": "a"}},
+            "'caption' is no role of task 'vqa'; its roles are uid, image, image_id, text, answers",
+        ),
+        (
+            {"reader": "table", "annotations": "x", "task": "vqa", "columns": {"text": 3}},
+            "'text' must be a name, found 3",
+        ),
+        (
+            {
+                "reader": "ofa_tsv",
+                "annotations": "x",
+                "images": None,
+                "task": "vqa",
+                "columns": {"text": "q"},
+            },
+            "'text' must be a column number, found 'q'",
+        ),
+        (
+            {"reader": "ofa_tsv", "annotations": "x", "images": None, "task": "detection"},
+            "no layout",
+        ),
+        (
+            {"reader": "table", "annotations": "x", "task": "vqa", "use_premise": True},
+            "'use_premise' has no meaning for task 'vqa'",
+        ),
     ],
 )
 def test_impossible_sources_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SourceConfig(**{"images": "x", **changes})
+
+
+def test_columns_come_from_a_recipe_unchanged() -> None:
+    source = {"reader": "ofa_tsv", "annotations": "x.tsv", "task": "vqa"}
+    values = {"output_dir": "o", "datasets": {"a": {"sources": [source]}}}
+    source["columns"] = {"text": 2, "image": 7}
+    config = build(PrepareConfig, values)
+    assert config.datasets["a"].sources[0].columns == {"text": 2, "image": 7}
+    assert build(PrepareConfig, plain(config)) == config
+    source.update(reader="table", columns={"text": "question"})
+    assert build(PrepareConfig, values).datasets["a"].sources[0].columns == {"text": "question"}
 
 
 def test_sources_have_different_names(raw: Path) -> None:
