@@ -66,15 +66,23 @@ def _rows(path: str, config: SourceConfig) -> Iterator[tuple[int, dict[str, Any]
             schema, batches = _open(file, path)
             columns = _columns(schema, config, path)
             for batch in batches(list(columns.values())):
-                taken = [batch.column(name) for name in columns.values()]
+                taken = [_sound(batch.column(name)) for name in columns.values()]
                 for start in range(0, batch.num_rows, BATCH_ROWS):
                     lists = [_plain(column.slice(start, BATCH_ROWS)) for column in taken]
                     for values in zip(*lists, strict=True):
                         yield number, dict(zip(columns, values, strict=True))
                         number += 1
-        except (pa.ArrowException, OSError) as error:
-            words = " ".join(str(error).split())
+        except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+            # A damaged length asks for more memory than there is.
+            words = " ".join(str(error).split()) or type(error).__name__
             raise DataError(f"{path} is not a usable table: {words:.200}") from error
+
+
+def _sound(column: pa.Array) -> pa.Array:
+    """A column whose offsets stay inside it: Arrow's formats are mapped, not decoded."""
+    # Bytes that are no UTF-8 spoil their own row only, hence are not looked for here.
+    (column.view(pa.binary()) if column.type == pa.string() else column).validate(full=True)
+    return column
 
 
 def _plain(column: pa.Array) -> list[Any]:
@@ -112,7 +120,7 @@ def _parquet_batches(table: pq.ParquetFile, names: list[str]) -> Iterator[pa.Rec
 
 
 def _columns(schema: pa.Schema, config: SourceConfig, path: str) -> dict[str, str]:
-    """Column by role, and whether the image column is of the kind that the source promises."""
+    """Column by role; DataError when one is missing or the images are of the other kind."""
     asked = {role: str(name) for role, name in (config.columns or {}).items()}
     optional = ("image_id", *OPTIONAL_ROLES[str(config.task)])
     columns = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import struct
 import tarfile
 from collections.abc import Callable
 from io import BytesIO
@@ -307,6 +308,19 @@ def test_an_archive_that_leads_backwards_ends(tmp_path: Path) -> None:
         tar.addfile(info)
     with pytest.raises(DataError, match="not a plain tar archive"):
         read(tar_source(path, "vqa"))
+
+
+@pytest.mark.parametrize("suffix", ["feather", "arrow"])
+def test_offsets_that_lead_out_of_a_column_are_noticed(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"t.{suffix}"
+    names = [{"uid": uid, "image": "1.jpg", "references": "x"} for uid in ("abc", "defg")]
+    write_table(path, names)
+    content = path.read_bytes()
+    offsets = struct.pack("<3i", 0, 3, 7)
+    assert content.count(offsets) == 1
+    path.write_bytes(content.replace(offsets, struct.pack("<3i", 0, 1 << 30, 7)))
+    with pytest.raises(DataError, match="is not a usable table"):
+        read(table_source(path, "caption", images=str(tmp_path)))
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1" + bytes(100) + b"PAR1", b"ARROW1\0\0x"])
