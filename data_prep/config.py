@@ -3,7 +3,24 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-ReaderName = Literal["coco_captions", "vqav2", "refer", "snli_ve", "coco_instances"]
+from data_prep.roles import roles_of
+
+ReaderName = Literal[
+    "coco_captions",
+    "vqav2",
+    "refer",
+    "snli_ve",
+    "coco_instances",
+    "karpathy",
+    "ofa_tsv",
+    "table",
+    "webdataset",
+]
+TaskName = Literal["caption", "vqa", "grounding", "entailment", "detection"]
+
+_KARPATHY_SPLITS = ("train", "restval", "val", "test")
+_IMAGES_WITHIN = ("ofa_tsv", "table", "webdataset")
+"""Readers of files that hold the images, too."""
 
 MAX_DECODED_PIXELS = 89_478_485
 """Pillow warns of a decompression bomb above this; ImagePolicy may not go higher."""
@@ -38,17 +55,19 @@ class SourceConfig:
 
     reader: ReaderName
     """Format of the annotations."""
-    images: str
-    """Folder that image names are relative to."""
+    images: str | None = None
+    """Folder that image names are relative to. Left out where the images lie in the annotation
+    files: ofa_tsv, webdataset, and table with a column of bytes."""
     annotations: str | None = None
     """Annotation file: COCO JSON, VQAv2 annotations (omit for a test split), REFER's refs(*).p,
-    SNLI-VE JSON lines."""
+    SNLI-VE JSON lines, Karpathy's dataset_coco.json. JSON may be packed with gzip (.gz). ofa_tsv,
+    table and webdataset read several files of one folder: 'part-{000..003}.tar' or 'part-*.tar'."""
     questions: str | None = None
     """vqav2 only: the questions file."""
     instances: str | None = None
     """refer only: instances.json with the boxes."""
     split: str = "train"
-    """Split that the samples belong to; refer reads only references of this split."""
+    """Split that the samples belong to; refer and karpathy read only what is of this split."""
     name: str | None = None
     """First part of the samples' uids; the reader's name unless two sources share reader and
     split."""
@@ -56,22 +75,75 @@ class SourceConfig:
     """vqav2, snli_ve: image file name from an image's id, such as
     'COCO_train2014_{id:012d}.jpg'; by default '{id:012d}.jpg' and '{id}.jpg'."""
     use_premise: bool = False
-    """snli_ve only: put the premise caption into the instruction, too."""
+    """entailment only: put the premise caption into the instruction, too."""
+    restval: bool = False
+    """karpathy only: let the split 'train' include 'restval', as is usual."""
+    task: TaskName | None = None
+    """ofa_tsv, table, webdataset: what the rows are for; left out, webdataset reads shards that
+    prepare wrote."""
+    columns: dict[str, str | int] | None = None
+    """ofa_tsv, table, webdataset: where each role of the task is, such as {text: question}: a
+    column number from 0, a column's name, or a field or member ('.txt') of a sample. Roles are uid,
+    image and image_id, and references (caption), text and answers (vqa), text and box (grounding),
+    text, premise and label (entailment), boxes and labels (detection)."""
 
     def __post_init__(self) -> None:
-        needed = {"vqav2": ("questions",), "refer": ("annotations", "instances")}
-        for name in needed.get(self.reader, ("annotations",)):
+        needed = {
+            "vqav2": ("questions", "images"),
+            "refer": ("annotations", "instances", "images"),
+            "ofa_tsv": ("annotations", "task"),
+            "table": ("annotations", "task"),
+            "webdataset": ("annotations",),
+        }
+        for name in needed.get(self.reader, ("annotations", "images")):
             if getattr(self, name) is None:
                 raise ValueError(f"a source with reader {self.reader!r} needs {name!r}")
         used = {
             "questions": ("vqav2",),
             "instances": ("refer",),
             "image_name": ("vqav2", "snli_ve"),
-            "use_premise": ("snli_ve",),
+            "use_premise": ("snli_ve", *_IMAGES_WITHIN),
+            "restval": ("karpathy",),
+            "task": _IMAGES_WITHIN,
+            "columns": _IMAGES_WITHIN,
         }
         for name, readers in used.items():
             if getattr(self, name) and self.reader not in readers:
                 raise ValueError(f"{name!r} has no meaning for reader {self.reader!r}")
+        if self.images is not None and self.reader in ("ofa_tsv", "webdataset"):
+            raise ValueError(f"'images' has no meaning for reader {self.reader!r}")
+        if self.use_premise and self.task not in (None, "entailment"):
+            raise ValueError(f"'use_premise' has no meaning for task {self.task!r}")
+        self._check_split()
+        self._check_columns()
+
+    def _check_split(self) -> None:
+        if self.reader == "karpathy" and self.split not in _KARPATHY_SPLITS:
+            raise ValueError(
+                f"split must be one of {', '.join(_KARPATHY_SPLITS)} for reader 'karpathy', "
+                f"found {self.split!r}"
+            )
+        if self.restval and self.split != "train":
+            raise ValueError("restval belongs to the split 'train'")
+
+    def _check_columns(self) -> None:
+        if self.reader == "ofa_tsv" and self.task == "detection":
+            raise ValueError("task 'detection' has no layout for reader 'ofa_tsv'")
+        if self.columns is None:
+            return
+        if self.task is None:
+            raise ValueError("columns need a 'task' that says what they are for")
+        numbered = self.reader == "ofa_tsv"
+        for role, column in self.columns.items():
+            if role not in roles_of(self.task):
+                raise ValueError(
+                    f"columns: {role!r} is no role of task {self.task!r}; "
+                    f"its roles are {', '.join(roles_of(self.task))}"
+                )
+            if numbered and (not isinstance(column, int) or column < 0):
+                raise ValueError(f"columns: {role!r} must be a column number, found {column!r}")
+            if not numbered and (not isinstance(column, str) or not column):
+                raise ValueError(f"columns: {role!r} must be a name, found {column!r}")
 
     @property
     def source_name(self) -> str:
@@ -119,6 +191,9 @@ class PrepareConfig:
     """Input samples of a shard; rejected ones leave it smaller."""
     seed: int = 0
     """Decides the order of the samples."""
+    store_images: Literal["repeated", "once_per_shard"] = "repeated"
+    """'repeated' mixes samples freely and stores an image with each of them; 'once_per_shard' keeps
+    the samples of an image together and stores it once in a shard."""
     image: ImagePolicy = field(default_factory=ImagePolicy)
     """How images are stored."""
     workers: int | None = None

@@ -51,7 +51,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 def unfinished_tasks(plan: DatasetPlan) -> list[ShardTask]:
     """The shards that have to be made: those without a ledger entry that fits input and bytes."""
-    return [task for task in plan.tasks if _finished(plan.folder, task) is None]
+    tasks = map(plan.task, range(plan.shards))
+    return [task for task in tasks if _finished(plan.folder, task) is None]
 
 
 def _finished(folder: Path, task: ShardTask) -> LedgerEntry | None:
@@ -90,9 +91,9 @@ def summarize(plan: DatasetPlan) -> tuple[Manifest, dict[str, bytes]]:
     Raises:
         DataError: A ledger entry is missing or damaged.
     """
-    entries = [_entry(plan.folder, task.number) for task in plan.tasks]
+    entries = [_entry(plan.folder, number) for number in range(plan.shards)]
     rows: list[IndexRow] = [row for entry in entries for row in entry.rows]
-    rejections: list[Rejection] = list(plan.rejections)
+    rejections: list[Rejection] = list(plan.rejections())
     rejections.extend(r for entry in entries for r in entry.rejections)
     counts = {"in": plan.count_in, "out": len(rows), "quarantined": len(rejections)}
     if counts["in"] != counts["out"] + counts["quarantined"]:
@@ -155,7 +156,7 @@ def check_rejects(plan: DatasetPlan, manifest: Manifest, max_reject_rate: float)
 
 def _remove_left_over(plan: DatasetPlan) -> None:
     """Removes shards of an earlier, larger input."""
-    wanted = {shard_name(task.number) for task in plan.tasks}
+    wanted = {shard_name(number) for number in range(plan.shards)}
     for path in plan.folder.glob("shard-*.tar"):
         if path.name not in wanted:
             path.unlink()

@@ -1,243 +1,244 @@
 """What has to be done for one dataset: which records, in which order, in which shards.
 
-The order is by SHA-256 of (seed, uid): a function of the samples alone, not of the order of rows
-in a file, of readers or of workers. Shards are consecutive slices of it.
+The order is by SHA-256 of (seed, uid), with an image's samples together where its bytes are stored
+once: a function of the samples alone, not of the order of rows in a file, of readers or of
+workers. Shards are consecutive slices of it. The plan holds none of the records; each task is read
+from the catalog when it is asked for.
 """
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import Any, Self
 
+from data_prep.catalog import Catalog, Row, open_catalog
+from data_prep.catalog_build import CatalogInput, Progress
 from data_prep.config import ImagePolicy, PrepareConfig, SourceConfig
+from data_prep.errors import DataError
 from data_prep.fields import canonical_json
-from data_prep.quarantine import Reason, Rejected, Rejection
-from data_prep.readers import READERS
-from data_prep.readers.base import SourceRecord
+from data_prep.quarantine import Rejection
+from data_prep.readers.inputs import folder_of, input_files
 from data_prep.schema import SCHEMA_VERSION
-from data_prep.shard_job import ShardTask, SourceFacts
-from data_prep.stores import (
-    Stamp,
-    absolute_location,
-    input_name,
-    input_sha256,
-    open_store,
-)
+from data_prep.shard_job import LEDGER, ShardTask, SourceFacts
+from data_prep.stores import Stamp, absolute_location, input_name, input_sha256, open_store
 
-_DIGEST_VERSION = "prefixworks.shard/1"
+_DIGEST_VERSION = "prefixworks.shard/2"
 """Part of every shard's digest: raised when the same records give other bytes than before."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetPlan:
-    """Everything that decides a dataset's bytes, and the tasks that make them.
+    """Everything that decides a dataset's bytes, and the tasks that make them, one by one.
 
     Attributes:
         name: Name of the dataset.
         folder: Where it is written.
-        tasks: One task a shard.
-        rejections: Annotations that never became records.
-        records: Number of records in all tasks.
-        by_task: Records per task, before images are looked at.
-        image_bytes: Bytes of the image files of all records, repeated as the records repeat them.
+        catalog: The records in their order.
+        facts: What a worker has to know of the sources.
         sources: What the manifest says of the sources.
-        policy: How images are stored, as the manifest says it.
+        image: How images are stored.
         seed: Seed of the order.
         shard_size: Records of a shard.
+        store_images: 'repeated' or 'once_per_shard'.
     """
 
     name: str
     folder: Path
-    tasks: tuple[ShardTask, ...]
-    rejections: tuple[Rejection, ...]
-    records: int
-    by_task: dict[str, int]
-    image_bytes: int
+    catalog: Catalog
+    facts: tuple[SourceFacts, ...]
     sources: tuple[dict[str, Any], ...]
-    policy: dict[str, Any]
+    image: ImagePolicy
     seed: int
     shard_size: int
+    store_images: str
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.catalog.close()
+
+    @property
+    def records(self) -> int:
+        """Number of records in all tasks."""
+        return self.catalog.records
+
+    @property
+    def by_task(self) -> dict[str, int]:
+        """Records per task, before images are looked at."""
+        return self.catalog.by_task
+
+    @property
+    def rejected(self) -> int:
+        """Number of annotations that never became records."""
+        return self.catalog.rejected
 
     @property
     def count_in(self) -> int:
         """Samples that came in: every record and every rejected annotation."""
-        return self.records + len(self.rejections)
+        return self.records + self.rejected
+
+    @property
+    def shards(self) -> int:
+        """Number of shards."""
+        return -(-self.records // self.shard_size)
+
+    @property
+    def policy(self) -> dict[str, Any]:
+        """How images are stored, as the manifest says it."""
+        return asdict(self.image)
+
+    def rejections(self) -> Iterator[Rejection]:
+        """Annotations that never became records, ordered by uid, position, reason and detail."""
+        return self.catalog.rejections()
+
+    def records_in(self, number: int) -> int:
+        """Number of records of a shard."""
+        return min(self.shard_size, self.records - number * self.shard_size)
+
+    def task(self, number: int) -> ShardTask:
+        """The whole input of a shard.
+
+        Raises:
+            IndexError: There is no such shard.
+            DataError: The images cannot be reached.
+        """
+        if not 0 <= number < self.shards:
+            raise IndexError(f"{self.name} has {self.shards} shards, asked for {number}")
+        first = number * self.shard_size
+        rows = self.catalog.rows(first, self.shard_size)
+        return ShardTask(
+            folder=str(self.folder),
+            number=number,
+            first=first,
+            records=tuple(row.content for row in rows),
+            sources=self.facts,
+            policy=self.image,
+            digest=self._digest(first, rows),
+        )
+
+    @cached_property
+    def image_bytes(self) -> int:
+        """Bytes of the images of all records, repeated as the records repeat them.
+
+        It looks at every image once for each shard that needs it, hence may take long.
+        """
+        total = 0
+        for number in range(self.shards):
+            rows = self.catalog.rows(number * self.shard_size, self.shard_size)
+            total += sum(max(0, stamp.bytes) for stamp in self._stamps(rows))
+        return total
+
+    def _stamps(self, rows: Sequence[Row]) -> list[Stamp]:
+        """State of the image of each row; each image is looked up once."""
+        known: dict[tuple[int, str], Stamp] = {}
+        for number, source in enumerate(self.facts):
+            addresses = sorted({row.address for row in rows if row.source == number})
+            if addresses:
+                stamps = open_store(source.images).stamps(addresses)
+                keys = ((number, address) for address in addresses)
+                known.update(zip(keys, stamps, strict=True))
+        return [known[row.source, row.address] for row in rows]
+
+    def _digest(self, first: int, rows: Sequence[Row]) -> str:
+        """Names the input of a shard: records, policy, and the state of the image files.
+
+        Times of files are in it, since an image that was replaced has to be read again; they do
+        not reach the shard's bytes.
+        """
+        head = [_DIGEST_VERSION, SCHEMA_VERSION, first, self.policy, self.store_images]
+        head.append([asdict(source) for source in self.facts])
+        digest = hashlib.sha256(canonical_json(head))
+        for row, stamp in zip(rows, self._stamps(rows), strict=True):
+            digest.update(row.content)
+            digest.update(repr((stamp.bytes, stamp.state)).encode())
+        return digest.hexdigest()
 
 
-def plan_dataset(config: PrepareConfig, name: str) -> DatasetPlan:
+def plan_dataset(
+    config: PrepareConfig, name: str, *, keep: bool = True, on_progress: Progress | None = None
+) -> DatasetPlan:
     """Reads the annotations of a dataset and lays out its shards.
 
+    Args:
+        config: The configuration.
+        name: The dataset.
+        keep: Whether the catalog is left in the dataset's folder for the next run; if not, nothing
+            is written there.
+        on_progress: Called with a source's name and how many of its annotations were read so far.
+
     Raises:
-        DataError: An annotation file or a store of images is missing or unusable as a whole.
+        DataError: An annotation file is missing or unusable as a whole, or there are no images.
     """
-    sources = config.datasets[name].sources
+    sources = tuple(config.datasets[name].sources)
     for source in sources:
-        open_store(source.images)
+        if source.images is not None:
+            open_store(absolute_location(source.images))
+    wanted = CatalogInput(
+        sources=sources,
+        described=tuple(_described(source) for source in sources),
+        seed=config.seed,
+        store_images=config.store_images,
+    )
     folder = Path(config.output_dir, name)
-    facts = tuple(_facts(source) for source in sources)
-    rejections: list[Rejection] = []
-    by_task: Counter[str] = Counter()
-    ordered = _ordered(sources, config.seed, rejections, by_task)
-    stats = _ImageStats()
-    tasks = []
-    for number, first in enumerate(range(0, len(ordered), config.shard_size)):
-        entries = ordered[first : first + config.shard_size]
-        digest = _digest(entries, first, facts, config.image, stats)
-        tasks.append(
-            ShardTask(
-                folder=str(folder),
-                number=number,
-                first=first,
-                records=tuple(entry.content for entry in entries),
-                sources=facts,
-                policy=config.image,
-                digest=digest,
-            )
-        )
+    ledger = folder / LEDGER
+    if keep:
+        try:
+            ledger.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"{folder} cannot be written: {error.strerror}") from error
     return DatasetPlan(
         name=name,
         folder=folder,
-        tasks=tuple(tasks),
-        rejections=tuple(rejections),
-        records=len(ordered),
-        by_task=dict(sorted(by_task.items())),
-        image_bytes=stats.bytes_seen,
-        sources=tuple(_described(source) for source in sources),
-        policy=asdict(config.image),
+        catalog=open_catalog(ledger, wanted, keep=keep, on_progress=on_progress),
+        facts=tuple(_facts(source, ledger) for source in sources),
+        sources=tuple(dict(described) for described in wanted.described),
+        image=config.image,
         seed=config.seed,
         shard_size=config.shard_size,
+        store_images=config.store_images,
     )
 
 
-def _facts(source: SourceConfig) -> SourceFacts:
+def _facts(source: SourceConfig, ledger: Path) -> SourceFacts:
+    if source.images is not None:
+        images = absolute_location(source.images)
+    elif source.reader == "table":
+        images = str(ledger.absolute())
+    else:
+        images = folder_of(input_files(str(source.annotations))[0])
     return SourceFacts(
         name=source.source_name,
         split=source.split,
-        images=absolute_location(source.images),
+        images=images,
         use_premise=source.use_premise,
     )
 
 
 def _described(source: SourceConfig) -> dict[str, Any]:
     """A source for the manifest: by content and not by path, so that it fits any machine."""
-    files = {
-        role: {"name": input_name(path), "sha256": input_sha256(path)}
-        for role, path in source.files().items()
-    }
+    files = {}
+    for role, pattern in source.files().items():
+        paths = input_files(pattern)
+        for number, path in enumerate(paths):
+            key = role if len(paths) == 1 else f"{role}[{number}]"
+            files[key] = {"name": input_name(path), "sha256": input_sha256(path)}
     return {
         "name": source.source_name,
         "reader": source.reader,
         "split": source.split,
         "image_name": source.image_name,
         "use_premise": source.use_premise,
+        "restval": source.restval,
+        "task": source.task,
+        "columns": source.columns,
         "files": files,
     }
-
-
-class _Entry(NamedTuple):
-    """A record in its order; what is needed of it again is kept beside its bytes."""
-
-    rank: bytes
-    content: bytes
-    source: int
-    image: str
-
-
-def _ordered(
-    sources: list[SourceConfig], seed: int, rejections: list[Rejection], by_task: Counter[str]
-) -> list[_Entry]:
-    """Reads all sources and puts their records in order; rejections and counts are filled in."""
-    entries: list[_Entry] = []
-    for number, source in enumerate(sources):
-        for item in READERS[source.reader](source):
-            if isinstance(item, Rejection):
-                rejections.append(item)
-                continue
-            try:
-                rank, content = _rank(seed, item.uid), item.to_bytes(number)
-            except Rejected as rejected:
-                rejections.append(_rejection(item, rejected))
-                continue
-            entries.append(_Entry(rank, content, number, item.image))
-            by_task[item.task] += 1
-    entries.sort()
-    return list(_distinct(entries, rejections, by_task))
-
-
-def _rank(seed: int, uid: str) -> bytes:
-    try:
-        return hashlib.sha256(f"{seed}:{uid}".encode()).digest()
-    except UnicodeEncodeError as error:
-        raise Rejected(Reason.BAD_TEXT, str(error)) from error
-
-
-def _distinct(
-    entries: list[_Entry], rejections: list[Rejection], by_task: Counter[str]
-) -> Iterator[_Entry]:
-    """Drops records whose uid was there already; equal uids are neighbours in the order."""
-    last = b""
-    for entry in entries:
-        if entry.rank == last:
-            _, record = SourceRecord.from_bytes(entry.content)
-            again = Rejected(Reason.DUPLICATE_UID, "another sample has the same uid")
-            rejections.append(_rejection(record, again))
-            by_task[record.task] -= 1
-            continue
-        last = entry.rank
-        yield entry
-
-
-def _rejection(record: SourceRecord, rejected: Rejected) -> Rejection:
-    return Rejection(
-        uid=record.uid,
-        position=record.position,
-        reason=rejected.reason,
-        detail=rejected.detail,
-    )
-
-
-class _ImageStats:
-    """Stamps of images, each looked up once."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[str, str], Stamp] = {}
-        self.bytes_seen = 0
-
-    def look_up(self, keys: list[tuple[str, str]]) -> None:
-        """Asks each store at once for all images of a shard that are not known yet."""
-        wanted: dict[str, list[str]] = {}
-        for images, name in dict.fromkeys(keys):
-            if (images, name) not in self._known:
-                wanted.setdefault(images, []).append(name)
-        for images, names in wanted.items():
-            for name, stamp in zip(names, open_store(images).stamps(names), strict=True):
-                self._known[images, name] = stamp
-
-    def __call__(self, images: str, name: str) -> Stamp:
-        stamp = self._known[images, name]
-        self.bytes_seen += max(0, stamp.bytes)
-        return stamp
-
-
-def _digest(
-    entries: list[_Entry],
-    first: int,
-    sources: tuple[SourceFacts, ...],
-    policy: ImagePolicy,
-    stats: _ImageStats,
-) -> str:
-    """Names the input of a shard: records, policy, and the state of the image files.
-
-    Times of files are in it, since an image that was replaced has to be read again; they do not
-    reach the shard's bytes.
-    """
-    head = [_DIGEST_VERSION, SCHEMA_VERSION, first, asdict(policy)]
-    head.append([asdict(source) for source in sources])
-    digest = hashlib.sha256(canonical_json(head))
-    stats.look_up([(sources[entry.source].images, entry.image) for entry in entries])
-    for entry in entries:
-        digest.update(entry.content)
-        digest.update(repr(tuple(stats(sources[entry.source].images, entry.image))).encode())
-    return digest.hexdigest()

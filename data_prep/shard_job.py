@@ -133,9 +133,9 @@ def _image(
     policy: ImagePolicy,
     images: dict[tuple[str, str], StoredImage],
 ) -> StoredImage:
-    key = (source.images, record.image)
+    key = (source.images, record.address or record.image)
     if key not in images:
-        content = open_store(source.images).read(record.image)
+        content = open_store(source.images).read(key[1])
         images[key] = store_image(content, record.image, policy)
     return images[key]
 

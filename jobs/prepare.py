@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import cache
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import (
@@ -43,7 +44,8 @@ def main(argv: Sequence[str]) -> int:
     )
     if dry_run:
         for name in config.datasets:
-            print(describe(plan_dataset(config, name)))
+            with plan_dataset(config, name, keep=False) as plan:
+                print(describe(plan))
         return 0
     prepare(config, Console())
     return 0
@@ -75,8 +77,10 @@ def _prepare_one(
     config: PrepareConfig, name: str, console: Console, workers: Callable[[], int]
 ) -> Manifest:
     started = time.monotonic()
-    plan = plan_dataset(config, name)
-    with locked(plan.folder):
+    with (
+        locked(Path(config.output_dir, name)),
+        _planned(config, name, console) as plan,
+    ):
         tasks = unfinished_tasks(plan)
         complete = None if tasks else complete_manifest(plan)
         if complete is None:
@@ -95,17 +99,29 @@ def _prepare_one(
     how = (
         "nothing to do"
         if complete is not None
-        else f"{len(tasks)} shards made, {len(plan.tasks) - len(tasks)} kept, "
+        else f"{len(tasks)} shards made, {plan.shards - len(tasks)} kept, "
         f"{time.monotonic() - started:.1f} s"
     )
     console.print(f"{what}; {how}", highlight=False, soft_wrap=True)
     return manifest
 
 
+def _planned(config: PrepareConfig, name: str, console: Console) -> DatasetPlan:
+    """Reads the annotations and says how far that is; it takes minutes where there are millions."""
+    with console.status(f"{name}: reading annotations") as status:
+        return plan_dataset(
+            config,
+            name,
+            on_progress=lambda source, count: status.update(
+                f"{name}: {count} annotations of {source} read"
+            ),
+        )
+
+
 def _build(plan: DatasetPlan, tasks: list[ShardTask], workers: int, console: Console) -> None:
     from data_prep.ray_job import build_shards
 
-    rejected_so_far = len(plan.rejections)
+    rejected_so_far = plan.rejected
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -136,11 +152,11 @@ def _build(plan: DatasetPlan, tasks: list[ShardTask], workers: int, console: Con
 def describe(plan: DatasetPlan) -> str:
     """What a run would do, in a few lines."""
     tasks = ", ".join(f"{count} {task}" for task, count in plan.by_task.items())
-    kept = len(plan.tasks) - len(unfinished_tasks(plan))
+    kept = plan.shards - len(unfinished_tasks(plan))
     return (
         f"{plan.name} -> {plan.folder}\n"
-        f"  samples   {plan.records} ({tasks}), {len(plan.rejections)} annotations rejected\n"
-        f"  shards    {len(plan.tasks)} of {plan.shard_size}, {kept} finished already\n"
+        f"  samples   {plan.records} ({tasks}), {plan.rejected} annotations rejected\n"
+        f"  shards    {plan.shards} of {plan.shard_size}, {kept} finished already\n"
         f"  images    {plan.image_bytes / 1e6:.1f} MB before fitting to "
         f"{plan.policy['max_side']} px"
     )

@@ -10,47 +10,41 @@ from data_prep.readers.base import (
     Corners,
     ReadItem,
     SourceRecord,
+    Workspace,
     guarded,
-    load_json,
-    rows_of,
+    place,
+    shown,
     take,
     take_box,
 )
-from data_prep.readers.coco import CocoImage, images_by_id, known_image, rows_by_image
+from data_prep.readers.coco import CocoFile, images_of, uid_part
+from data_prep.readers.scratch import Scratch, key_of
+
+_FIELDS = ("id", "category_id", "bbox", "iscrowd")
 
 
-def read(config: SourceConfig) -> Iterator[ReadItem]:
+def read(config: SourceConfig, work: Workspace) -> Iterator[ReadItem]:
     """Yields a detection sample for every image with boxes; crowd regions are no objects."""
     path = str(config.annotations)
-    content = load_json(path)
-    images = images_by_id(content, path)
-    labels: dict[object, object] = {
-        row.get("id"): row.get("name")
-        for row in rows_of(content, "categories", path)
-        if isinstance(row, dict)
-    }
-    for image_id, where, rows in rows_by_image(content, path):
-        objects = [row for row in rows if not (isinstance(row, dict) and row.get("iscrowd"))]
-        if not objects:
-            continue
-        uid = f"{config.source_name}/{config.split}/{image_id}"
-        yield guarded(uid, where, partial(_record, uid, where, images, labels, image_id, objects))
+    with Scratch(work.folder) as scratch:
+        file = CocoFile(path, scratch, _FIELDS, categories=True)
+        for key, number, rows in images_of(file):
+            objects = [row for row in rows if not (isinstance(row, dict) and row.get("iscrowd"))]
+            if not objects:
+                continue
+            uid = f"{config.source_name}/{config.split}/{uid_part(key)}"
+            where = place(path, f"annotations[{number}]")
+            yield guarded(uid, where, partial(_record, uid, where, file, key, objects))
 
 
-def _record(
-    uid: str,
-    where: str,
-    images: dict[int, CocoImage],
-    labels: dict[object, object],
-    image_id: object,
-    rows: list[Any],
-) -> SourceRecord:
-    image = known_image(images, image_id)
+def _record(uid: str, where: str, file: CocoFile, key: str, rows: list[Any]) -> SourceRecord:
+    image = file.image(key)
     boxes: list[tuple[Corners, str | None]] = []
     for row in rows:
-        label = labels.get(take(row, "category_id", int))
+        category = take(row, "category_id", (int, str))
+        label = file.labels.get(key_of(category) or "")
         if not isinstance(label, str) or not label:
-            raise Rejected(Reason.BAD_LABEL, f"category {row['category_id']} has no name")
+            raise Rejected(Reason.BAD_LABEL, f"category {shown(category)} has no name")
         boxes.append((take_box(row), label))
     # Left to right gives the model one order to learn; ties must not depend on the file.
     boxes.sort()

@@ -15,15 +15,19 @@ from data_prep.quarantine import Reason, Rejected
 from data_prep.readers.base import (
     ReadItem,
     SourceRecord,
+    Workspace,
     guarded,
-    load_json,
+    identity_of,
     place,
-    rows_of,
+    shown,
     take,
     take_box,
 )
-from data_prep.readers.coco import CocoImage, images_by_id, known_image
-from data_prep.stores import open_input
+from data_prep.readers.coco import CocoFile
+from data_prep.readers.inputs import opened
+from data_prep.readers.scratch import Scratch, key_of
+
+_FIELDS = ("image_id", "bbox")
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -31,26 +35,23 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}; only plain data are read")
 
 
-def read(config: SourceConfig) -> Iterator[ReadItem]:
-    """Yields a sample for every expression of the configured split."""
+def read(config: SourceConfig, work: Workspace) -> Iterator[ReadItem]:
+    """Yields a sample for every expression of the configured split.
+
+    The references are small by nature and are held; the boxes of instances.json are not.
+    """
     refs_path, instances_path = str(config.annotations), str(config.instances)
-    content = load_json(instances_path)
-    images = images_by_id(content, instances_path)
-    boxes = {
-        row["id"]: row
-        for row in rows_of(content, "annotations", instances_path)
-        if isinstance(row, dict) and isinstance(row.get("id"), int)
-    }
-    for number, ref in enumerate(load_plain_pickle(refs_path)):
-        if isinstance(ref, dict) and ref.get("split") not in (config.split, None):
-            continue
-        sentences = ref.get("sentences") if isinstance(ref, dict) else None
-        count = len(sentences) if isinstance(sentences, list) and sentences else 1
-        for which in range(count):
-            where = place(refs_path, f"[{number}].sentences[{which}]")
-            uid = f"{config.source_name}/{config.split}/{_identity(ref, number, which)}"
-            build = partial(_record, uid, where, images, boxes, ref, which)
-            yield guarded(uid, where, build)
+    with Scratch(work.folder) as scratch:
+        file = CocoFile(instances_path, scratch, _FIELDS, key="id")
+        for number, ref in enumerate(load_plain_pickle(refs_path)):
+            if isinstance(ref, dict) and ref.get("split") not in (config.split, None):
+                continue
+            sentences = ref.get("sentences") if isinstance(ref, dict) else None
+            count = len(sentences) if isinstance(sentences, list) and sentences else 1
+            for which in range(count):
+                where = place(refs_path, f"[{number}].sentences[{which}]")
+                uid = f"{config.source_name}/{config.split}/{_identity(ref, number, which)}"
+                yield guarded(uid, where, partial(_record, uid, where, file, ref, which))
 
 
 def load_plain_pickle(path: str) -> list[Any]:
@@ -61,7 +62,7 @@ def load_plain_pickle(path: str) -> list[Any]:
             to a class or a function.
     """
     try:
-        with open_input(path) as file:
+        with opened(path) as file:
             # utf-8: REFER's files were written by Python 2, whose texts are bytes.
             content = _PlainUnpickler(file, encoding="utf-8").load()
     except DataError:
@@ -75,31 +76,33 @@ def load_plain_pickle(path: str) -> list[Any]:
 
 
 def _identity(ref: Any, number: int, which: int) -> str:
-    ref_id = ref.get("ref_id", f"row {number}") if isinstance(ref, dict) else f"row {number}"
+    plain = ref if isinstance(ref, dict) else {}
+    ref_id = identity_of(plain.get("ref_id")) or f"row {number}"
     try:
-        return f"{ref_id}/{ref['sentences'][which]['sent_id']}"
+        sentence_id = identity_of(plain["sentences"][which]["sent_id"])
     except (KeyError, IndexError, TypeError):
-        return f"{ref_id}/{which}"
+        sentence_id = None
+    return f"{ref_id}/{sentence_id or which}"
 
 
-def _record(
-    uid: str,
-    where: str,
-    images: dict[int, CocoImage],
-    boxes: dict[int, Any],
-    ref: Any,
-    which: int,
-) -> SourceRecord:
+def _record(uid: str, where: str, file: CocoFile, ref: Any, which: int) -> SourceRecord:
     take(ref, "split", str)
-    image = known_image(images, take(ref, "image_id", int))
-    box = boxes.get(take(ref, "ann_id", int))
-    if box is None:
-        raise Rejected(Reason.UNKNOWN_ANNOTATION, f"box {ref['ann_id']} is not in the instances")
+    image_key = key_of(take(ref, "image_id", (int, str)))
+    box_key = key_of(take(ref, "ann_id", (int, str)))
+    if image_key is None or box_key is None:
+        raise Rejected(Reason.MALFORMED_ANNOTATION, "'image_id' or 'ann_id' is out of range")
+    image = file.image(image_key)
+    boxes = file.annotations.get(box_key)
+    if not boxes:
+        raise Rejected(Reason.UNKNOWN_ANNOTATION, f"box {box_key} is not in the instances")
+    if len(boxes) > 1:
+        raise Rejected(Reason.MALFORMED_ANNOTATION, f"{len(boxes)} boxes have the id {box_key}")
+    box = boxes[0][1]
     if box.get("image_id") != ref["image_id"]:
         raise Rejected(
             Reason.MALFORMED_ANNOTATION,
-            f"box {ref['ann_id']} lies in image {box.get('image_id')!r:.80}, "
-            f"the expression in {ref['image_id']}",
+            f"box {box_key} lies in image {shown(box.get('image_id'))}, "
+            f"the expression in {image_key}",
         )
     sentences = take(ref, "sentences", list)
     if not sentences:

@@ -6,88 +6,112 @@ from functools import partial
 from typing import Any
 
 from data_prep.config import SourceConfig
-from data_prep.errors import DataError
 from data_prep.quarantine import Reason, Rejected, Rejection
 from data_prep.readers.base import (
     ReadItem,
     SourceRecord,
+    Workspace,
     guarded,
+    identity_of,
     image_name,
-    load_json,
     place,
-    rows_of,
+    shown,
     take,
 )
+from data_prep.readers.coco import uid_part
+from data_prep.readers.json_stream import stream_lists
+from data_prep.readers.scratch import Scratch, Table, key_of, picked
 
 _DEFAULT_IMAGE_NAME = "{id:012d}.jpg"
 
 
-def read(config: SourceConfig) -> Iterator[ReadItem]:
-    """Yields a sample for every question; without an annotation file they have no answers."""
-    path = str(config.questions)
-    answers = _answers(config)
-    asked: set[int] = set()
-    for number, row in enumerate(rows_of(load_json(path), "questions", path)):
-        where = place(path, f"questions[{number}]")
-        question_id = row.get("question_id") if isinstance(row, dict) else None
-        if isinstance(question_id, int):
-            asked.add(question_id)
-        uid = f"{config.source_name}/{config.split}/{question_id if question_id else number}"
-        yield guarded(uid, where, partial(_record, config, uid, where, row, answers))
-    for question_id, (where, _) in (answers or {}).items():
-        if question_id not in asked:
+def read(config: SourceConfig, work: Workspace) -> Iterator[ReadItem]:
+    """Yields a sample for every question; without an annotation file they have no answers.
+
+    Questions and answers are joined by their ids, in whatever order they stand.
+    """
+    with Scratch(work.folder) as scratch:
+        asked = scratch.table("asked")
+        answers = None
+        if config.annotations is not None:
+            answers = scratch.table("answers")
+            yield from _load_answers(config, answers)
+        path = str(config.questions)
+        for _, number, row in stream_lists(path, ("questions",)):
+            where = place(path, f"questions[{number}]")
+            question_id = row.get("question_id") if isinstance(row, dict) else None
+            key = key_of(question_id)
+            if answers and key is not None:
+                asked.add(key, number, None)
+            uid = _uid(config, identity_of(question_id) or f"row {number}")
+            yield guarded(uid, where, partial(_record, config, uid, where, row, answers))
+        if answers:
+            yield from _never_asked(config, answers, asked)
+
+
+def _uid(config: SourceConfig, identity: str) -> str:
+    return f"{config.source_name}/{config.split}/{identity}"
+
+
+def _load_answers(config: SourceConfig, answers: Table) -> Iterator[Rejection]:
+    path = str(config.annotations)
+    for _, number, row in stream_lists(path, ("annotations",)):
+        key = key_of(row.get("question_id")) if isinstance(row, dict) else None
+        if key is None:
+            # The question that it belongs to is missed when it comes to be answered.
             yield Rejection(
-                uid=f"{config.source_name}/{config.split}/{question_id}",
-                position=where,
+                uid=_uid(config, f"annotation row {number}"),
+                position=place(path, f"annotations[{number}]"),
+                reason=Reason.MALFORMED_ANNOTATION,
+                detail=f"answers without a 'question_id': {shown(row)}",
+            )
+            continue
+        answers.add(key, number, picked(row, ("image_id", "answers")))
+
+
+def _never_asked(config: SourceConfig, answers: Table, asked: Table) -> Iterator[Rejection]:
+    for key, rows in answers.groups_not_in(asked):
+        for number, _ in rows:
+            yield Rejection(
+                uid=_uid(config, uid_part(key)),
+                position=place(str(config.annotations), f"annotations[{number}]"),
                 reason=Reason.UNKNOWN_QUESTION,
-                detail=f"answers for question {question_id}, which nobody asks",
+                detail=f"answers for question {uid_part(key)}, which nobody asks",
             )
 
 
-def _answers(config: SourceConfig) -> dict[int, tuple[str, Any]] | None:
-    if config.annotations is None:
-        return None
-    path = config.annotations
-    answers: dict[int, tuple[str, Any]] = {}
-    for number, row in enumerate(rows_of(load_json(path), "annotations", path)):
-        where = f"annotations[{number}]"
-        try:
-            question_id = take(row, "question_id", int)
-        except Rejected as rejected:
-            # Without its question's id it cannot be told which sample it would spoil.
-            raise DataError(f"{path}: {where}: {rejected.detail}") from rejected
-        answers[question_id] = (place(path, where), row)
-    return answers
-
-
 def _record(
-    config: SourceConfig,
-    uid: str,
-    where: str,
-    row: Any,
-    answers: dict[int, tuple[str, Any]] | None,
+    config: SourceConfig, uid: str, where: str, row: Any, answers: Table | None
 ) -> SourceRecord:
-    question_id = take(row, "question_id", int)
+    if key_of(take(row, "question_id", (int, str))) is None:
+        raise Rejected(Reason.MALFORMED_ANNOTATION, f"question_id is {shown(row['question_id'])}")
     return SourceRecord(
         uid=uid,
         task="vqa",
-        image=image_name(config.image_name or _DEFAULT_IMAGE_NAME, take(row, "image_id", int)),
+        image=image_name(
+            config.image_name or _DEFAULT_IMAGE_NAME, take(row, "image_id", (int, str))
+        ),
         position=where,
         text=take(row, "question", str),
-        answers=() if answers is None else _counted(question_id, row, answers),
+        answers=() if answers is None else _counted(row, answers),
     )
 
 
-def _counted(
-    question_id: int, question: Any, answers: dict[int, tuple[str, Any]]
-) -> tuple[tuple[str, int], ...]:
-    if question_id not in answers:
+def _counted(question: Any, answers: Table) -> tuple[tuple[str, int], ...]:
+    question_id = question["question_id"]
+    found = answers.get(key_of(question_id) or "")
+    if not found:
         raise Rejected(Reason.NO_ANSWERS, f"question {question_id} has no annotation")
-    annotation = answers[question_id][1]
+    if len(found) > 1:
+        raise Rejected(
+            Reason.MALFORMED_ANNOTATION, f"question {question_id} has {len(found)} annotations"
+        )
+    annotation = found[0][1]
     if annotation.get("image_id", question["image_id"]) != question["image_id"]:
         raise Rejected(
             Reason.MALFORMED_ANNOTATION,
-            f"asked about image {question['image_id']}, answered for {annotation['image_id']}",
+            f"asked about image {shown(question['image_id'])}, "
+            f"answered for {shown(annotation['image_id'])}",
         )
     given = [take(answer, "answer", str) for answer in take(annotation, "answers", list)]
     if not given:

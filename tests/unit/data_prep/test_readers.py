@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from data_prep.config import SourceConfig
 from data_prep.errors import DataError
 from data_prep.quarantine import Reason, Rejection
-from data_prep.readers import READERS, SourceRecord
+from data_prep.readers import READERS, SourceRecord, Workspace
 from tests.support.raw_data import HEIGHT, WIDTH, sources, write_json, write_raw, write_refs
 
 
@@ -24,7 +25,9 @@ def raw(tmp_path: Path) -> Path:
 
 
 def read(config: SourceConfig) -> tuple[dict[str, SourceRecord], list[Rejection]]:
-    items = list(READERS[config.reader](config))
+    with tempfile.TemporaryDirectory() as folder:
+        items = list(READERS[config.reader](config, Workspace(folder=Path(folder))))
+        assert not list(Path(folder).iterdir())
     records = {item.uid: item for item in items if isinstance(item, SourceRecord)}
     assert len(records) == sum(isinstance(item, SourceRecord) for item in items)
     return records, [item for item in items if isinstance(item, Rejection)]
