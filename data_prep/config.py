@@ -121,6 +121,9 @@ class PrepareConfig:
     """Decides the order of the samples."""
     image: ImagePolicy = field(default_factory=ImagePolicy)
     """How images are stored."""
+    store_images: Literal["repeated", "once_per_shard"] = "repeated"
+    """'repeated': every sample carries its image, which any WebDataset reader takes.
+    'once_per_shard': equal images of a shard are stored once; reading goes by the index."""
     workers: int | None = None
     """Shards that are built at once; by default every CPU of the cluster."""
     max_reject_rate: float = 0.01

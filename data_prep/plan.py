@@ -6,7 +6,7 @@ in a file, of readers or of workers. Shards are consecutive slices of it.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +18,9 @@ from data_prep.quarantine import Reason, Rejected, Rejection
 from data_prep.readers import READERS
 from data_prep.readers.base import SourceRecord
 from data_prep.schema import SCHEMA_VERSION
-from data_prep.shard_job import ShardTask, SourceFacts, image_path
+from data_prep.shard_job import ShardTask, SourceFacts
 from data_prep.shards import file_sha256
+from data_prep.stores import image_path
 
 _DIGEST_VERSION = "prefixworks.shard/1"
 """Part of every shard's digest: raised when the same records give other bytes than before."""
@@ -32,8 +33,6 @@ class DatasetPlan:
     Attributes:
         name: Name of the dataset.
         folder: Where it is written.
-        tasks: One task a shard.
-        rejections: Annotations that never became records.
         records: Number of records in all tasks.
         by_task: Records per task, before images are looked at.
         image_bytes: Bytes of the image files of all records, repeated as the records repeat them.
@@ -45,8 +44,6 @@ class DatasetPlan:
 
     name: str
     folder: Path
-    tasks: tuple[ShardTask, ...]
-    rejections: tuple[Rejection, ...]
     records: int
     by_task: dict[str, int]
     image_bytes: int
@@ -54,15 +51,42 @@ class DatasetPlan:
     policy: dict[str, Any]
     seed: int
     shard_size: int
+    _tasks: tuple[ShardTask, ...]
+    _rejections: tuple[Rejection, ...]
+
+    @property
+    def shards(self) -> int:
+        """Number of shards."""
+        return len(self._tasks)
+
+    @property
+    def rejected(self) -> int:
+        """Number of annotations that never became records."""
+        return len(self._rejections)
 
     @property
     def count_in(self) -> int:
         """Samples that came in: every record and every rejected annotation."""
-        return self.records + len(self.rejections)
+        return self.records + self.rejected
+
+    def task(self, number: int) -> ShardTask:
+        """The task of one shard."""
+        return self._tasks[number]
+
+    def rejections(self) -> Iterator[Rejection]:
+        """Annotations that never became records, in the order of reading."""
+        return iter(self._rejections)
 
 
-def plan_dataset(config: PrepareConfig, name: str) -> DatasetPlan:
+def plan_dataset(
+    config: PrepareConfig, name: str, on_read: Callable[[int], None] | None = None
+) -> DatasetPlan:
     """Reads the annotations of a dataset and lays out its shards.
+
+    Args:
+        config: What to prepare.
+        name: Which of its datasets.
+        on_read: Called with the number of annotations that were read so far, now and then.
 
     Raises:
         DataError: An annotation file is missing or unusable as a whole.
@@ -75,28 +99,28 @@ def plan_dataset(config: PrepareConfig, name: str) -> DatasetPlan:
     facts = tuple(_facts(source) for source in sources)
     rejections: list[Rejection] = []
     by_task: Counter[str] = Counter()
-    ordered = _ordered(sources, config.seed, rejections, by_task)
+    ordered = _ordered(sources, config.seed, rejections, by_task, on_read)
     stats = _ImageStats()
     tasks = []
     for number, first in enumerate(range(0, len(ordered), config.shard_size)):
         entries = ordered[first : first + config.shard_size]
-        digest = _digest(entries, first, facts, config.image, stats)
+        store_once = config.store_images == "once_per_shard"
+        digest = _digest(entries, first, facts, config.image, store_once, stats)
         tasks.append(
             ShardTask(
-                folder=str(folder),
+                folder=str(folder.absolute()),
                 number=number,
                 first=first,
                 records=tuple(entry.content for entry in entries),
                 sources=facts,
                 policy=config.image,
+                store_once=store_once,
                 digest=digest,
             )
         )
     return DatasetPlan(
         name=name,
         folder=folder,
-        tasks=tuple(tasks),
-        rejections=tuple(rejections),
         records=len(ordered),
         by_task=dict(sorted(by_task.items())),
         image_bytes=stats.bytes_seen,
@@ -104,6 +128,8 @@ def plan_dataset(config: PrepareConfig, name: str) -> DatasetPlan:
         policy=asdict(config.image),
         seed=config.seed,
         shard_size=config.shard_size,
+        _tasks=tuple(tasks),
+        _rejections=tuple(rejections),
     )
 
 
@@ -142,12 +168,18 @@ class _Entry(NamedTuple):
 
 
 def _ordered(
-    sources: list[SourceConfig], seed: int, rejections: list[Rejection], by_task: Counter[str]
+    sources: list[SourceConfig],
+    seed: int,
+    rejections: list[Rejection],
+    by_task: Counter[str],
+    on_read: Callable[[int], None] | None,
 ) -> list[_Entry]:
     """Reads all sources and puts their records in order; rejections and counts are filled in."""
     entries: list[_Entry] = []
     for number, source in enumerate(sources):
         for item in READERS[source.reader](source):
+            if on_read is not None and (len(entries) + len(rejections)) % 1000 == 0:
+                on_read(len(entries) + len(rejections))
             if isinstance(item, Rejection):
                 rejections.append(item)
                 continue
@@ -219,6 +251,7 @@ def _digest(
     first: int,
     sources: tuple[SourceFacts, ...],
     policy: ImagePolicy,
+    store_once: bool,
     stats: _ImageStats,
 ) -> str:
     """Names the input of a shard: records, policy, and the state of the image files.
@@ -226,7 +259,7 @@ def _digest(
     Times of files are in it, since an image that was replaced has to be read again; they do not
     reach the shard's bytes.
     """
-    head = [_DIGEST_VERSION, SCHEMA_VERSION, first, asdict(policy)]
+    head = [_DIGEST_VERSION, SCHEMA_VERSION, first, asdict(policy), store_once]
     head.append([asdict(source) for source in sources])
     digest = hashlib.sha256(canonical_json(head))
     for entry in entries:

@@ -37,6 +37,7 @@ class SourceRecord:
         answers: (text, count), most frequent first.
         boxes: (x0, y0, x1, y1) in pixels of the original image, with a label or None.
         label: Entailment's yes, no or maybe.
+        address: Where the image's bytes lie in the source's store, if not under its name.
     """
 
     uid: str
@@ -50,6 +51,7 @@ class SourceRecord:
     answers: tuple[tuple[str, int], ...] = ()
     boxes: tuple[tuple[Corners, str | None], ...] = ()
     label: str | None = None
+    address: str | None = None
 
     def to_bytes(self, source: int) -> bytes:
         """Canonical bytes, with the number of the source in its dataset's configuration.

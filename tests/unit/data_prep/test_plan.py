@@ -14,7 +14,7 @@ from data_prep.errors import DataError
 from data_prep.plan import plan_dataset
 from data_prep.quarantine import Reason
 from data_prep.readers import SourceRecord
-from data_prep.shard_job import image_path
+from data_prep.stores import image_path
 from tests.support.raw_data import prepare_config, sources, write_json, write_raw
 
 
@@ -27,7 +27,8 @@ def raw(tmp_path: Path) -> Path:
 def uids(config: PrepareConfig) -> list[list[str]]:
     plan = plan_dataset(config, "mix")
     return [
-        [SourceRecord.from_bytes(content)[1].uid for content in task.records] for task in plan.tasks
+        [SourceRecord.from_bytes(content)[1].uid for content in plan.task(number).records]
+        for number in range(plan.shards)
     ]
 
 
@@ -63,7 +64,7 @@ def test_the_same_uid_twice_is_one_sample_and_one_rejection(raw: Path, tmp_path:
         file.write(line.replace("There", "Here") + "\n")
     plan = plan_dataset(prepare_config(raw, tmp_path), "mix")
     assert plan.records == 60
-    assert [r.reason for r in plan.rejections] == [Reason.DUPLICATE_UID]
+    assert [r.reason for r in plan.rejections()] == [Reason.DUPLICATE_UID]
     assert plan.by_task["entailment"] == 12
     assert plan.count_in == 61
 
@@ -73,7 +74,7 @@ def test_a_text_that_is_no_unicode_is_rejected(raw: Path, tmp_path: Path) -> Non
     lines = path.read_text().splitlines(keepends=True)
     path.write_text(lines[0].replace("There", "\\ud800"))
     plan = plan_dataset(prepare_config(raw, tmp_path), "mix")
-    assert [r.reason for r in plan.rejections] == [Reason.BAD_TEXT]
+    assert [r.reason for r in plan.rejections()] == [Reason.BAD_TEXT]
 
 
 def test_missing_folders_and_files_are_errors(raw: Path, tmp_path: Path) -> None:
