@@ -99,6 +99,10 @@ class HashedSink(io.RawIOBase):
         self._size += size
         return size
 
+    def discard(self) -> None:
+        """Lets go of the file, which failed; what still comes is only counted."""
+        self._file = None
+
     @property
     def sha256(self) -> str:
         """SHA-256 as hex of what was taken so far."""

@@ -1,12 +1,14 @@
 """Parquet files written row by row: row groups depend on the number of rows and nothing else."""
 
-import io
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from data_prep.files import HashedSink
 
 ROW_GROUP = 32_768
 """Rows of a row group; so many wait in memory."""
@@ -15,7 +17,8 @@ ROW_GROUP = 32_768
 class RowWriter:
     """Writes rows into one Parquet file and keeps a row group of them at most."""
 
-    def __init__(self, sink: io.IOBase, schema: pa.Schema) -> None:
+    def __init__(self, sink: HashedSink, schema: pa.Schema) -> None:
+        self._sink = sink
         self._schema = schema
         self._writer = pq.ParquetWriter(sink, schema, compression="zstd")
         self._columns: dict[str, list[Any]] = {name: [] for name in schema.names}
@@ -34,6 +37,11 @@ class RowWriter:
     ) -> None:
         if kind is None:
             self.close()
+            return
+        # pyarrow would end the file when the writer is collected, and fail again on a full disk.
+        self._sink.discard()
+        with suppress(OSError, pa.ArrowException):
+            self._writer.close()
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Appends a row, which has a value for each column."""
@@ -46,9 +54,13 @@ class RowWriter:
 
     def close(self) -> None:
         """Writes what is left and the end of the file."""
-        if self._waiting or not self.rows:
-            self._write()
-        self._writer.close()
+        try:
+            if self._waiting or not self.rows:
+                self._write()
+            self._writer.close()
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
 
     def _write(self) -> None:
         self._writer.write_table(pa.table(self._columns, schema=self._schema), ROW_GROUP)

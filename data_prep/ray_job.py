@@ -27,8 +27,8 @@ from data_prep.shard_job import BuiltShard, ShardTask, build_shard
 
 OBJECT_STORE_BYTES = 200_000_000
 """Shared memory of a local cluster; a slice of annotations is well under a megabyte."""
-IN_FLIGHT_PER_WORKER = 2
-"""Tasks handed out per worker: one that runs and one that waits."""
+IN_FLIGHT_PER_CPU = 2
+"""Tasks handed out per CPU of a cluster: one that runs and one that waits."""
 TRIES = 5
 """Workers that may die over one shard. More than one or two nodes of a cluster that is taken back
 can go while a shard is made; a shard that kills its workers has to end."""
@@ -36,7 +36,7 @@ _CAPACITY_S = 10.0
 """Seconds after which the cluster is asked again how large it is: nodes come and go."""
 
 Capacity = Callable[[], int]
-"""Number of shards that may be built at once, now."""
+"""Number of shards that may be handed out at once, now."""
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def cluster(address: str | None, workers: int | None) -> Iterator[Capacity]:
     Without an address, RAY_ADDRESS counts, which Ray sets for what `ray job submit` runs.
 
     Yields:
-        Says how many shards may be built at once.
+        Says how many shards may be handed out at once.
 
     Raises:
         DataError: There is no cluster at the address.
@@ -66,10 +66,15 @@ def cluster(address: str | None, workers: int | None) -> Iterator[Capacity]:
             )
         else:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:
+        # Ray says with a bare Exception that its processes did not start in time.
         raise DataError(f"no Ray cluster at {address or 'this machine'}: {error}") from error
     try:
-        yield (lambda: workers) if workers is not None else _Cpus()
+        if address is not None and workers is not None:
+            # A cluster with more CPUs would run what should only wait.
+            yield lambda: workers
+        else:
+            yield _Cpus()
     finally:
         ray.shutdown()
 
@@ -81,7 +86,7 @@ def _surrounding() -> str | None:
 
 
 class _Cpus:
-    """CPUs of the cluster, asked for now and then."""
+    """What keeps all CPUs of the cluster busy; it is asked for its size now and then."""
 
     def __init__(self) -> None:
         self._asked = -_CAPACITY_S
@@ -92,7 +97,7 @@ class _Cpus:
             resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
             self._cpus = max(1, int(resources.get("CPU", 1)))
             self._asked = time.monotonic()
-        return self._cpus
+        return self._cpus * IN_FLIGHT_PER_CPU
 
 
 def build_shards(
@@ -108,7 +113,7 @@ def build_shards(
     Args:
         tasks: What to build; the next one is asked for when a worker is about to be free.
         staging: Folder for finished shards, seen by all nodes.
-        capacity: Says how many shards may be built at once.
+        capacity: Says how many shards may be handed out at once.
         on_shard: Called with each finished shard, in the order of finishing.
         only_if_recovered: As build_shard has it.
 
@@ -128,7 +133,7 @@ def build_shards(
     running: dict[ray.ObjectRef[BuiltShard], int] = {}
     try:
         while True:
-            while len(running) < capacity() * IN_FLIGHT_PER_WORKER:
+            while len(running) < capacity():
                 task = next(waiting, None)
                 if task is None:
                     break

@@ -31,7 +31,7 @@ from jobs.prepare_report import Work, describe, outlook, print_table, summary_li
 from pipeline.config_reader import parse
 
 Workers = Callable[[], Callable[[], int]]
-"""Joins the cluster when first called; what it gives says how many shards may be built at once."""
+"""Joins the cluster when first called; what it gives says how many shards to hand out at once."""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -82,7 +82,7 @@ def outlook(plan: DatasetPlan, found: Survey) -> Iterator[str]:
                 "all shards behind them"
             )
         else:
-            yield "          settings, annotations or images of these samples are not what they were"
+            yield "          the same samples with other settings, annotations or images"
     if found.damaged:
         yield f"damaged   {found.damaged} shards are not what they were, they are made again"
 
