@@ -68,7 +68,8 @@ def cluster(address: str | None, workers: int | None) -> Iterator[Capacity]:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:
         # Ray says with a bare Exception that its processes did not start in time.
-        raise DataError(f"no Ray cluster at {address or 'this machine'}: {error}") from error
+        token = "" if address is None else "; RAY_AUTH_MODE=token, if it asks for a token"
+        raise DataError(f"no Ray cluster at {address or 'this machine'}: {error}{token}") from error
     try:
         if address is not None and workers is not None:
             # A cluster with more CPUs would run what should only wait.
