@@ -136,8 +136,13 @@ def _built(
         images=images.loaded,
         bytes=entry.shard.bytes,
         seconds=time.monotonic() - started,
-        peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        peak_bytes=peak_bytes(),
     )
+
+
+def peak_bytes() -> int:
+    """Most memory that this process ever held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _write(task: ShardTask, tar: Path, images: ImageCache) -> LedgerEntry:

@@ -25,7 +25,7 @@ from data_prep.dataset import (
 )
 from data_prep.plan import DatasetPlan, plan_dataset
 from data_prep.schema import Manifest
-from data_prep.shard_job import BuiltShard
+from data_prep.shard_job import BuiltShard, peak_bytes
 from jobs.prepare_progress import Steps
 from jobs.prepare_report import Work, describe, outlook, print_table, summary_line
 from pipeline.config_reader import parse
@@ -79,6 +79,10 @@ def prepare(config: PrepareConfig, console: Console, *, retry: bool = False) -> 
         for name in config.datasets:
             done[name] = _prepare_one(config, name, console, workers, retry)
     print_table(console, done)
+    peaks = f"peak memory: {peak_bytes() / 1e6:.0f} MB in this process"
+    worker = max(work.peak_bytes for _, work in done.values())
+    peaks += f", {worker / 1e6:.0f} MB in a worker" if worker else ""
+    console.print(peaks, highlight=False, soft_wrap=True)
     return {name: manifest for name, (manifest, _) in done.items()}
 
 

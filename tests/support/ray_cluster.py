@@ -80,15 +80,21 @@ class RayNode:
                     return child
         return None
 
-    def lose(self) -> None:
-        """Kills the node as a power cut would: the raylet and its workers, none of them asked."""
+    def lose(self) -> list[str]:
+        """Kills the node as a power cut would: the raylet and its workers, none of them asked.
+
+        Returns:
+            The names of its processes, which say what its workers were at.
+        """
         raylet = self.raylet()
         assert raylet is not None, "the node has no raylet"
         workers = raylet.children(recursive=True)
+        names = [" ".join(worker.cmdline()) for worker in workers]
         raylet.send_signal(signal.SIGKILL)
         for worker in workers:
             with suppress(psutil.NoSuchProcess):
                 worker.kill()
+        return names
 
 
 @contextmanager
