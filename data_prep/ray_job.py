@@ -11,7 +11,6 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 # Before ray is imported: it reads these once.
@@ -124,12 +123,7 @@ def build_shards(
     """
     # SPREAD: a node that goes takes few shards with it, and none is bound to the node it began on.
     build = ray.remote(num_cpus=1, max_retries=TRIES - 1, scheduling_strategy="SPREAD")(_build)
-    start = partial(
-        build.remote,
-        staging=staging.absolute(),
-        only_if_recovered=only_if_recovered,
-        versions=_versions(),
-    )
+    folder, versions = staging.absolute(), _versions()
     waiting = iter(tasks)
     running: dict[ray.ObjectRef[BuiltShard], int] = {}
     try:
@@ -138,7 +132,8 @@ def build_shards(
                 task = next(waiting, None)
                 if task is None:
                     break
-                running[start(task)] = task.number
+                started = build.remote(task, folder, only_if_recovered, versions)
+                running[started] = task.number
             if not running:
                 return
             done, _ = ray.wait(list(running), num_returns=1)

@@ -8,7 +8,7 @@ the same reason are, too. What is left behind equals what a whole new preparatio
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -87,7 +87,7 @@ def _recovered(folder: Path, before: dict[str, str]) -> Iterator[str]:
         yield f"{gone} are no longer in the annotations"
 
 
-def _counted(reasons: Iterator[str] | Sequence[str]) -> str:
+def _counted(reasons: Iterable[str]) -> str:
     counts = sorted(Counter(reasons).items())
     return ", ".join(f"{count} {reason}" for reason, count in counts) or "none"
 

@@ -1,4 +1,4 @@
-"""Preparation as a cluster sees it: a submitted job, and memory that does not grow with the data."""
+"""Preparation as a cluster sees it: a submitted job, and memory that does not grow with data."""
 
 from __future__ import annotations
 

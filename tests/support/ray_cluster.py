@@ -112,6 +112,8 @@ def head(cpus: int = 1, dashboard_port: int | None = None) -> Iterator[str]:
         ) as node,
     ):
         wait_for_port(port, node)
+        if dashboard_port is not None:
+            wait_for_port(dashboard_port, node)
         yield f"127.0.0.1:{port}"
 
 
