@@ -192,8 +192,9 @@ class PrepareConfig:
     seed: int = 0
     """Decides the order of the samples."""
     store_images: Literal["repeated", "once_per_shard"] = "repeated"
-    """'repeated' mixes samples freely and stores an image with each of them; 'once_per_shard' keeps
-    the samples of an image together and stores it once in a shard."""
+    """'repeated' mixes samples freely and stores an image with each of them, which any WebDataset
+    reader takes; 'once_per_shard' keeps the samples of an image together and stores equal images
+    of a shard once: less disk, less mixing, and reading goes by the index."""
     image: ImagePolicy = field(default_factory=ImagePolicy)
     """How images are stored."""
     workers: int | None = None

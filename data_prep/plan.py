@@ -16,13 +16,14 @@ from typing import Any, Self
 
 from data_prep.catalog import Catalog, Row, open_catalog
 from data_prep.catalog_build import CatalogInput, Progress
+from data_prep.claim import LEDGER
 from data_prep.config import ImagePolicy, PrepareConfig, SourceConfig
 from data_prep.errors import DataError
 from data_prep.fields import canonical_json
 from data_prep.quarantine import Rejection
 from data_prep.readers.inputs import folder_of, input_files
 from data_prep.schema import SCHEMA_VERSION
-from data_prep.shard_job import LEDGER, ShardTask, SourceFacts
+from data_prep.shard_job import ShardTask, SourceFacts
 from data_prep.stores import Stamp, absolute_location, input_name, input_sha256, open_store
 
 _DIGEST_VERSION = "prefixworks.shard/2"
@@ -104,6 +105,11 @@ class DatasetPlan:
         """Number of records of a shard."""
         return min(self.shard_size, self.records - number * self.shard_size)
 
+    def contents(self, number: int) -> tuple[bytes, ...]:
+        """The records of a shard as bytes, without a look at their images."""
+        rows = self.catalog.rows(number * self.shard_size, self.shard_size)
+        return tuple(row.content for row in rows)
+
     def task(self, number: int) -> ShardTask:
         """The whole input of a shard.
 
@@ -116,12 +122,13 @@ class DatasetPlan:
         first = number * self.shard_size
         rows = self.catalog.rows(first, self.shard_size)
         return ShardTask(
-            folder=str(self.folder),
+            folder=str(self.folder.absolute()),
             number=number,
             first=first,
             records=tuple(row.content for row in rows),
             sources=self.facts,
             policy=self.image,
+            store_once=self.store_images == "once_per_shard",
             digest=self._digest(first, rows),
         )
 

@@ -1,13 +1,14 @@
 """What was rejected and why: nothing that enters preparation leaves it without a trace."""
 
+import sqlite3
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from io import BytesIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+
+from data_prep.errors import DataError
 
 
 class Reason(StrEnum):
@@ -51,7 +52,7 @@ class Rejected(Exception):
         self.detail = detail
 
 
-_COLUMNS = pa.schema(
+QUARANTINE_SCHEMA = pa.schema(
     [
         ("uid", pa.string()),
         ("position", pa.string()),
@@ -59,21 +60,61 @@ _COLUMNS = pa.schema(
         ("detail", pa.string()),
     ]
 )
+_SORTED = "SELECT uid, position, reason, detail FROM rejections ORDER BY 1, 2, 3, 4"
 
 
-def quarantine_parquet(rejections: Sequence[Rejection]) -> bytes:
-    """The quarantine file, its rows ordered by (uid, position, reason)."""
-    ordered = sorted(rejections, key=lambda r: (r.uid, r.position, r.reason, r.detail))
-    columns = {
-        # A text from outside may hold lone surrogates, which Arrow refuses.
-        name: [str(getattr(r, name)).encode("utf-8", "backslashreplace").decode() for r in ordered]
-        for name in _COLUMNS.names
-    }
-    sink = BytesIO()
-    pq.write_table(pa.table(columns, schema=_COLUMNS), sink, compression="zstd")
-    return sink.getvalue()
+def _printable(text: str) -> str:
+    # A text from outside may hold lone surrogates, which neither Arrow nor SQLite takes.
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
-def count_reasons(rejections: Sequence[Rejection]) -> dict[str, int]:
-    """Rejections per reason code, in the order of the codes' names."""
-    return dict(sorted(Counter(str(r.reason) for r in rejections).items()))
+class RejectionTable:
+    """Collects the rejections of a dataset and gives them back in order.
+
+    SQLite keeps and sorts them in a temporary file, so that memory does not grow when a whole
+    dataset is rejected.
+    """
+
+    def __init__(self) -> None:
+        self._table = sqlite3.connect("")
+        self._table.execute("CREATE TABLE rejections (uid, position, reason, detail)")
+        self.reasons: Counter[str] = Counter()
+        """Rejections per reason code."""
+
+    def add(self, rejections: Iterable[Rejection]) -> None:
+        """Takes rejections in any order.
+
+        Raises:
+            DataError: There is no room for temporary files.
+        """
+        try:
+            self._table.executemany(
+                "INSERT INTO rejections VALUES (?, ?, ?, ?)", map(self._counted, rejections)
+            )
+        except sqlite3.Error as error:
+            raise _no_room(error) from error
+
+    def _counted(self, rejection: Rejection) -> tuple[str, str, str, str]:
+        self.reasons[str(rejection.reason)] += 1
+        return (
+            _printable(rejection.uid),
+            _printable(rejection.position),
+            str(rejection.reason),
+            _printable(rejection.detail),
+        )
+
+    def rows(self) -> Iterator[dict[str, str]]:
+        """The rows of the quarantine file, ordered by (uid, position, reason, detail)."""
+        try:
+            for row in self._table.execute(_SORTED):
+                yield dict(zip(QUARANTINE_SCHEMA.names, row, strict=True))
+        except sqlite3.Error as error:
+            raise _no_room(error) from error
+
+    def close(self) -> None:
+        """Drops everything."""
+        self._table.close()
+
+
+def _no_room(error: sqlite3.Error) -> DataError:
+    return DataError(f"rejections cannot be sorted: {error}; SQLITE_TMPDIR names another folder")

@@ -1,27 +1,27 @@
 """The work of one shard, from records to a tar and a ledger entry: what a Ray task runs.
 
-It knows nothing of Ray. The ledger entry is written after the shard and names the input that the
-shard was made from, so a later run can tell a finished shard from one that has to be made again.
+It knows nothing of Ray. It writes into a staging folder; the run that handed out the work gives the
+files their names (data_prep.dataset.commit), so work of a run that is no more changes nothing.
 """
 
-import json
-from dataclasses import asdict, dataclass
+import os
+import resource
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.config import ImagePolicy
 from data_prep.errors import DataError
-from data_prep.fields import canonical_json
-from data_prep.files import whole_file, write_whole
-from data_prep.images import StoredImage, store_image, stored_box
+from data_prep.files import not_writable, whole_file, write_whole
+from data_prep.image_cache import ImageCache
+from data_prep.images import StoredImage, stored_box
 from data_prep.instructions import source_text
+from data_prep.ledger import LedgerEntry, entry_or_none, file_state, ledger_path, stands
 from data_prep.quarantine import Reason, Rejected, Rejection
 from data_prep.readers.base import SourceRecord
-from data_prep.schema import Answer, Box, Sample, ShardInfo
-from data_prep.shards import IndexRow, ShardWriter, shard_name
-from data_prep.stores import open_store
-
-LEDGER = ".ledger"
-"""Folder beside the shards that remembers what each was made from."""
+from data_prep.schema import Answer, Box, Sample
+from data_prep.shards import ShardWriter, shard_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,7 @@ class ShardTask:
         records: SourceRecords as bytes, in order.
         sources: The sources that records refer to by number.
         policy: How images are stored.
+        store_once: Whether equal images of the shard are stored once.
         digest: Names this input; a ledger entry with the same digest makes the task unnecessary.
     """
 
@@ -54,90 +55,158 @@ class ShardTask:
     records: tuple[bytes, ...]
     sources: tuple[SourceFacts, ...]
     policy: ImagePolicy
+    store_once: bool = False
     digest: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class LedgerEntry:
-    """What a finished shard was made from and what it holds."""
+class BuiltShard:
+    """A finished shard that may have to be given its name yet.
 
-    digest: str
-    shard: ShardInfo
-    rows: tuple[IndexRow, ...]
-    rejections: tuple[Rejection, ...]
+    Attributes:
+        number: Number of the shard.
+        tar: The shard's file; None when nothing was written, since nothing would have changed.
+        entry: Its ledger entry's file, or None.
+        samples: Samples that it holds.
+        rejected: Records that it does not hold.
+        images: Images that were read and stored.
+        bytes: Size of the shard.
+        seconds: Time that the work took.
+        peak_bytes: Most memory that the worker ever held.
+    """
 
-    def to_bytes(self) -> bytes:
-        """Canonical JSON."""
-        return canonical_json(asdict(self))
-
-    @classmethod
-    def from_bytes(cls, content: bytes) -> "LedgerEntry":
-        """Reads an entry; ValueError, TypeError or KeyError when it is damaged."""
-        record = json.loads(content)
-        return cls(
-            digest=record["digest"],
-            shard=ShardInfo(**record["shard"]),
-            rows=tuple(IndexRow(**row) for row in record["rows"]),
-            rejections=tuple(
-                Rejection(**{**row, "reason": Reason(row["reason"])})
-                for row in record["rejections"]
-            ),
-        )
-
-
-def ledger_path(folder: Path, number: int) -> Path:
-    """Where the ledger entry of a shard lies."""
-    return folder / LEDGER / f"{shard_name(number)}.json"
+    number: int
+    tar: str | None
+    entry: str | None
+    samples: int
+    rejected: int
+    images: int
+    bytes: int
+    seconds: float
+    peak_bytes: int
 
 
-def build_shard(task: ShardTask) -> tuple[int, int]:
+def build_shard(
+    task: ShardTask, staging: Path | None = None, *, only_if_recovered: bool = False
+) -> BuiltShard:
     """Makes one shard and its ledger entry.
 
-    Returns:
-        Samples written and samples rejected.
+    Args:
+        task: What to make.
+        staging: Folder where both are left; None gives them their names at once, for callers that
+            are alone.
+        only_if_recovered: Leave a shard as it is when each of its rejected records would be
+            rejected again for the same reason.
 
     Raises:
-        DataError: The output cannot be written, or a store of images cannot be used.
+        DataError: The output cannot be written, or a store cannot be reached.
     """
+    started = time.monotonic()
+    images = ImageCache(task.policy)
+    if only_if_recovered:
+        entry = _kept_entry(task, images)
+        if entry is not None:
+            return _built(task.number, None, None, entry, images, started)
     folder = Path(task.folder)
-    rejections: list[Rejection] = []
-    images: dict[tuple[str, str], StoredImage] = {}
-    with whole_file(folder / shard_name(task.number)) as file:
-        writer = ShardWriter(file, task.number)
-        for position, content in enumerate(task.records, start=task.first):
-            number, record = SourceRecord.from_bytes(content)
-            source = task.sources[number]
-            try:
-                image = _image(source, record, task.policy, images)
-                writer.add(position, make_sample(record, source, image), image.content)
-            except Rejected as rejected:
-                rejections.append(
-                    Rejection(
-                        uid=record.uid,
-                        position=record.position,
-                        reason=rejected.reason,
-                        detail=rejected.detail,
-                    )
-                )
-        shard = writer.finish()
-    entry = LedgerEntry(
-        digest=task.digest, shard=shard, rows=tuple(writer.rows), rejections=tuple(rejections)
+    tar = (staging or folder) / shard_name(task.number)
+    path = ledger_path(folder, task.number)
+    if staging is not None:
+        # Two attempts at one shard may run at once, when a node was given up that still works.
+        unique = f"{task.number:06d}-{time.time_ns():x}-{os.urandom(4).hex()}"
+        tar, path = staging / f"{unique}.tar", staging / f"{unique}.json"
+    entry = _write(task, tar, images)
+    write_whole(path, entry.to_bytes())
+    return _built(task.number, tar, path, entry, images, started)
+
+
+def _built(
+    number: int,
+    tar: Path | None,
+    path: Path | None,
+    entry: LedgerEntry,
+    images: ImageCache,
+    started: float,
+) -> BuiltShard:
+    return BuiltShard(
+        number=number,
+        tar=None if tar is None else str(tar),
+        entry=None if path is None else str(path),
+        samples=entry.shard.samples,
+        rejected=len(entry.rejections),
+        images=images.loaded,
+        bytes=entry.shard.bytes,
+        seconds=time.monotonic() - started,
+        peak_bytes=peak_bytes(),
     )
-    write_whole(ledger_path(folder, task.number), entry.to_bytes())
-    return shard.samples, len(rejections)
 
 
-def _image(
-    source: SourceFacts,
-    record: SourceRecord,
-    policy: ImagePolicy,
-    images: dict[tuple[str, str], StoredImage],
-) -> StoredImage:
-    key = (source.images, record.address or record.image)
-    if key not in images:
-        content = open_store(source.images).read(key[1])
-        images[key] = store_image(content, record.image, policy)
-    return images[key]
+def peak_bytes() -> int:
+    """Most memory that this process ever held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _write(task: ShardTask, tar: Path, images: ImageCache) -> LedgerEntry:
+    rejections: list[Rejection] = []
+    with whole_file(tar) as file:
+        writer = ShardWriter(file, task.number, task.store_once)
+        for position, record, made in _outcomes(task, images):
+            if isinstance(made, Rejected):
+                rejections.append(_rejection(record, made))
+            else:
+                sample, image = made
+                writer.add(position, sample, image.content)
+        shard = writer.finish()
+    try:
+        state = file_state(tar)
+    except OSError as error:
+        raise not_writable(tar, error) from error
+    return LedgerEntry(
+        digest=task.digest,
+        shard=shard,
+        state=state,
+        rows=tuple(writer.rows),
+        rejections=tuple(rejections),
+    )
+
+
+def _outcomes(
+    task: ShardTask, images: ImageCache, only: frozenset[str] | None = None
+) -> Iterator[tuple[int, SourceRecord, tuple[Sample, StoredImage] | Rejected]]:
+    """What becomes of each record, or of those with the given uids, with its position."""
+    for position, content in enumerate(task.records, start=task.first):
+        number, record = SourceRecord.from_bytes(content)
+        if only is not None and record.uid not in only:
+            continue
+        source = task.sources[number]
+        try:
+            image = images(source.images, record.address or record.image, record.image)
+            yield position, record, (make_sample(record, source, image), image)
+        except Rejected as rejected:
+            yield position, record, rejected
+
+
+def _rejection(record: SourceRecord, rejected: Rejected) -> Rejection:
+    return Rejection(
+        uid=record.uid,
+        position=record.position,
+        reason=rejected.reason,
+        detail=rejected.detail,
+    )
+
+
+def _kept_entry(task: ShardTask, images: ImageCache) -> LedgerEntry | None:
+    """The ledger entry of a shard whose rejected records would all be rejected again."""
+    folder = Path(task.folder)
+    entry = entry_or_none(folder, task.number)
+    if entry is None or entry.digest != task.digest or not stands(folder, entry):
+        return None
+    uids = frozenset(rejection.uid for rejection in entry.rejections)
+    again = tuple(
+        _rejection(record, made)
+        for _, record, made in _outcomes(task, images, uids)
+        if isinstance(made, Rejected)
+    )
+    return entry if again == entry.rejections else None
 
 
 def make_sample(record: SourceRecord, source: SourceFacts, image: StoredImage) -> Sample:

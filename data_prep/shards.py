@@ -7,14 +7,11 @@ member's data.
 
 import hashlib
 import tarfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from io import BytesIO
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data_prep.errors import DataError
 from data_prep.fields import canonical_json
@@ -57,18 +54,27 @@ def shard_name(number: int) -> str:
 class ShardWriter:
     """Writes samples into one tar and remembers where they lie."""
 
-    def __init__(self, file: BinaryIO, number: int) -> None:
+    def __init__(self, file: BinaryIO, number: int, store_once: bool = False) -> None:
+        """Begins a shard.
+
+        Args:
+            file: Where it is written.
+            number: Number of the shard.
+            store_once: Leave out the image member of a sample whose image is there already; its
+                index row points at the first one's bytes.
+        """
         self._file = file
         self._number = number
         self._hash = hashlib.sha256()
         self._offset = 0
+        self._stored: dict[str, int] | None = {} if store_once else None
         self.rows: list[IndexRow] = []
 
     def add(self, position: int, sample: Sample, image: bytes) -> None:
         """Appends a sample as two members; position is its place in the dataset."""
         key = sample_key(position)
         record = canonical_json(sample.to_json())
-        image_offset = self._member(f"{key}.jpg", image)
+        image_offset = self._image(key, sample.image.sha256, image)
         json_offset = self._member(f"{key}.json", record)
         self.rows.append(
             IndexRow(
@@ -94,6 +100,13 @@ class ShardWriter:
             sha256=self._hash.hexdigest(),
         )
 
+    def _image(self, key: str, sha256: str, image: bytes) -> int:
+        if self._stored is None:
+            return self._member(f"{key}.jpg", image)
+        if sha256 not in self._stored:
+            self._stored[sha256] = self._member(f"{key}.jpg", image)
+        return self._stored[sha256]
+
     def _member(self, name: str, content: bytes) -> int:
         info = tarfile.TarInfo(name)
         info.size = len(content)
@@ -108,14 +121,6 @@ class ShardWriter:
         self._file.write(content)
         self._hash.update(content)
         self._offset += len(content)
-
-
-def index_parquet(rows: Sequence[IndexRow]) -> bytes:
-    """The index file of a dataset, its rows in the given order."""
-    sink = BytesIO()
-    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=INDEX_SCHEMA)
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()
 
 
 def file_sha256(path: Path) -> str:

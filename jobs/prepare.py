@@ -11,27 +11,27 @@ from functools import cache
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
+from data_prep.claim import Claim
 from data_prep.config import PrepareConfig
 from data_prep.dataset import (
     check_rejects,
+    commit,
     complete_manifest,
     finish,
     locked,
-    unfinished_tasks,
+    survey,
     withdraw_manifest,
 )
 from data_prep.plan import DatasetPlan, plan_dataset
 from data_prep.schema import Manifest
-from data_prep.shard_job import ShardTask
+from data_prep.shard_job import BuiltShard, peak_bytes
+from jobs.prepare_progress import Steps
+from jobs.prepare_report import Work, describe, outlook, print_table, summary_line
 from pipeline.config_reader import parse
+
+Workers = Callable[[], Callable[[], int]]
+"""Joins the cluster when first called; what it gives says how many shards to hand out at once."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -45,14 +45,19 @@ def main(argv: Sequence[str]) -> int:
     if dry_run:
         for name in config.datasets:
             with plan_dataset(config, name, keep=False) as plan:
-                print(describe(plan))
+                print(describe(plan, survey(plan)))
         return 0
     prepare(config, Console())
     return 0
 
 
-def prepare(config: PrepareConfig, console: Console) -> dict[str, Manifest]:
+def prepare(config: PrepareConfig, console: Console, *, retry: bool = False) -> dict[str, Manifest]:
     """Prepares all datasets of a configuration; finished shards are verified and kept.
+
+    Args:
+        config: What to prepare.
+        console: Where progress and results are shown.
+        retry: Try the rejected records of finished shards again, too.
 
     Returns:
         The manifests by dataset.
@@ -60,106 +65,95 @@ def prepare(config: PrepareConfig, console: Console) -> dict[str, Manifest]:
     Raises:
         DataError: Input or output cannot be used, or too many samples were rejected.
     """
+    done: dict[str, tuple[Manifest, Work]] = {}
     with ExitStack() as stack:
 
         @cache
-        def workers() -> int:
+        def workers() -> Callable[[], int]:
             # Ray takes seconds to import and to start: once for all datasets, and never for a run
             # that has nothing to do.
             from data_prep.ray_job import cluster
 
             return stack.enter_context(cluster(config.address, config.workers))
 
-        return {name: _prepare_one(config, name, console, workers) for name in config.datasets}
+        for name in config.datasets:
+            done[name] = _prepare_one(config, name, console, workers, retry)
+    print_table(console, done)
+    peaks = f"peak memory: {peak_bytes() / 1e6:.0f} MB in this process"
+    worker = max(work.peak_bytes for _, work in done.values())
+    peaks += f", {worker / 1e6:.0f} MB in a worker" if worker else ""
+    console.print(peaks, highlight=False, soft_wrap=True)
+    return {name: manifest for name, (manifest, _) in done.items()}
 
 
 def _prepare_one(
-    config: PrepareConfig, name: str, console: Console, workers: Callable[[], int]
-) -> Manifest:
+    config: PrepareConfig, name: str, console: Console, workers: Workers, retry: bool
+) -> tuple[Manifest, Work]:
     started = time.monotonic()
+    work = Work()
     with (
-        locked(Path(config.output_dir, name)),
-        _planned(config, name, console) as plan,
+        locked(Path(config.output_dir, name)) as claim,
+        Steps(console, name) as steps,
+        _planned(config, name, steps) as plan,
     ):
-        tasks = unfinished_tasks(plan)
-        complete = None if tasks else complete_manifest(plan)
-        if complete is None:
+        steps.begin("checking shards", plan.shards)
+        found = survey(plan, lambda done: steps.advance(done, "shards"))
+        for line in outlook(plan, found):
+            console.print(f"{name}: {line}", highlight=False, soft_wrap=True)
+        numbers = sorted({*found.todo, *(found.rejecting if retry else ())})
+        if numbers:
+            claim.begin()
+            _build(plan, numbers, claim, workers(), steps, work, retry)
+        manifest = None if work.made else complete_manifest(plan)
+        if manifest is None:
+            work.finished = True
+            claim.begin()
             withdraw_manifest(plan)
-            if tasks:
-                _build(plan, tasks, workers(), console)
-            manifest = finish(plan, config.max_reject_rate)
+            manifest = finish(plan, config.max_reject_rate, claim)
         else:
-            manifest = complete
             check_rejects(plan, manifest, config.max_reject_rate)
-    counts = manifest.counts
-    what = (
-        f"{name}: {counts['out']} samples in {len(manifest.shards)} shards, "
-        f"{counts['quarantined']} of {counts['in']} quarantined"
+    work.seconds = time.monotonic() - started
+    line = summary_line(plan, manifest, work)
+    console.print(line, highlight=False, soft_wrap=True)
+    return manifest, work
+
+
+def _planned(config: PrepareConfig, name: str, steps: Steps) -> DatasetPlan:
+    steps.begin("reading annotations")
+    return plan_dataset(
+        config, name, on_progress=lambda source, done: steps.advance(done, f"samples of {source}")
     )
-    how = (
-        "nothing to do"
-        if complete is not None
-        else f"{len(tasks)} shards made, {plan.shards - len(tasks)} kept, "
-        f"{time.monotonic() - started:.1f} s"
-    )
-    console.print(f"{what}; {how}", highlight=False, soft_wrap=True)
-    return manifest
 
 
-def _planned(config: PrepareConfig, name: str, console: Console) -> DatasetPlan:
-    """Reads the annotations and says how far that is; it takes minutes where there are millions."""
-    with console.status(f"{name}: reading annotations") as status:
-        return plan_dataset(
-            config,
-            name,
-            on_progress=lambda source, count: status.update(
-                f"{name}: {count} annotations of {source} read"
-            ),
-        )
-
-
-def _build(plan: DatasetPlan, tasks: list[ShardTask], workers: int, console: Console) -> None:
+def _build(
+    plan: DatasetPlan,
+    numbers: Sequence[int],
+    claim: Claim,
+    capacity: Callable[[], int],
+    steps: Steps,
+    work: Work,
+    retry: bool,
+) -> None:
     from data_prep.ray_job import build_shards
 
-    rejected_so_far = plan.rejected
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[rejected]} rejected"),
+    started = time.monotonic()
+    steps.begin("building shards", sum(map(plan.records_in, numbers)))
+
+    def on_shard(built: BuiltShard) -> None:
+        if built.tar is not None:
+            withdraw_manifest(plan)
+            commit(claim, built)
+        work.add(built)
+        steps.advance(work.samples + work.rejected, "samples", work.rejected)
+
+    build_shards(
+        (plan.task(number) for number in numbers),
+        claim.staging,
+        capacity,
+        on_shard,
+        only_if_recovered=retry,
     )
-    with Progress(*columns, console=console) as bar:
-        line = bar.add_task(
-            plan.name,
-            total=sum(len(task.records) for task in tasks),
-            rate="",
-            rejected=rejected_so_far,
-        )
-        started = time.monotonic()
-
-        def on_shard(samples: int, rejected: int) -> None:
-            nonlocal rejected_so_far
-            rejected_so_far += rejected
-            done = bar.tasks[line].completed + samples + rejected
-            rate = f"{done / (time.monotonic() - started):.0f} samples/s"
-            bar.update(line, completed=done, rate=rate, rejected=rejected_so_far)
-
-        build_shards(tasks, workers, on_shard)
-
-
-def describe(plan: DatasetPlan) -> str:
-    """What a run would do, in a few lines."""
-    tasks = ", ".join(f"{count} {task}" for task, count in plan.by_task.items())
-    kept = plan.shards - len(unfinished_tasks(plan))
-    return (
-        f"{plan.name} -> {plan.folder}\n"
-        f"  samples   {plan.records} ({tasks}), {plan.rejected} annotations rejected\n"
-        f"  shards    {plan.shards} of {plan.shard_size}, {kept} finished already\n"
-        f"  images    {plan.image_bytes / 1e6:.1f} MB before fitting to "
-        f"{plan.policy['max_side']} px"
-    )
+    work.building_s = time.monotonic() - started
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 from pathlib import Path
 
@@ -11,6 +12,10 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Clusters that tests start know each other by a token of this session, whatever lies in the home
+# folder: `ray start` takes up a token that it finds there, and joining by address does not.
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 for _name in ("MLFLOW_TRACKING_URI", "PREFIXWORKS_BASE"):
     os.environ.pop(_name, None)
 # The commands of this environment (deepspeed, ninja, ray) before those of the system: DeepSpeed

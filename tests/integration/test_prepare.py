@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -58,56 +56,13 @@ def test_two_workers_write_the_same_bytes_and_a_second_run_nothing(
     folder = tmp_path / "out" / "mix"
     assert files_of(folder) == one_worker
     assert read_manifest(folder).counts == {"in": 200, "out": 200, "quarantined": 0}
-    assert "20 shards made, 0 kept" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "20 shards made, 0 kept" in said
+    assert "peak memory: " in said
     times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert main(["prepare", recipe(raw, tmp_path), "--workers=2"]) == 0
     assert "nothing to do" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == times
-
-
-@pytest.fixture
-def head() -> Iterator[str]:
-    """A Ray cluster of one node that was there before us; its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    temporary = tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True)
-    command = [
-        *(str(Path(sys.executable).parent / "ray"), "start", "--head", "--block"),
-        *(f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=1", "--num-gpus=0"),
-        *("--object-store-memory=100000000", "--include-dashboard=false"),
-        # A short path for its sockets, and no trace for other programs on this machine to follow.
-        f"--temp-dir={temporary.name}",
-    ]
-    # Away from the checkout: workers have to find the code by the driver's path.
-    process = subprocess.Popen(
-        command, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )  # fmt: skip
-    try:
-        _wait_for_port(port, process)
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
-        temporary.cleanup()
-
-
-def _wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(600):
-        assert process.poll() is None, "the cluster did not start"
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    raise AssertionError("the cluster did not start in a minute")
-
-
-def test_an_existing_cluster_writes_the_same_bytes(
-    raw: Path, tmp_path: Path, one_worker: dict[str, bytes], head: str
-) -> None:
-    assert main(["prepare", recipe(raw, tmp_path), f"--address={head}"]) == 0
-    assert files_of(tmp_path / "out" / "mix") == one_worker
 
 
 def test_a_killed_run_continues_to_the_same_bytes(
@@ -166,6 +121,9 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(
     said = capsys.readouterr().out
     assert "samples   200 (40 caption, 40 detection, 40 entailment, 40 grounding, 40 vqa)" in said
     assert "shards    20 of 10, 0 finished already" in said
+    assert "(an estimate from 64 images)" in said
+    estimate = float(re.search(r"output    about ([0-9.]+) MB", said)[1])
+    assert estimate == pytest.approx(0.8, rel=0.25)
     assert not (tmp_path / "out").exists()
 
 

@@ -88,7 +88,8 @@ def test_a_damaged_catalog_is_made_again(raw: Path, tmp_path: Path, damage: str)
         state.unlink()
         (ledger / ".staged.1.tmp").write_bytes(b"x")
         (ledger / ".catalog.sqlite.1.tmp").write_bytes(b"x")
-        with locked(ledger.parent):
+        with locked(ledger.parent) as claim:
+            claim.begin()
             assert not list(ledger.glob(".*.tmp"))
     assert records(config) == before
     assert path.read_bytes() == content

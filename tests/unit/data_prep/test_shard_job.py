@@ -14,7 +14,14 @@ import webdataset
 from PIL import Image
 
 from data_prep.config import PrepareConfig
-from data_prep.dataset import complete_manifest, finish, locked, unfinished_tasks
+from data_prep.dataset import (
+    commit,
+    complete_manifest,
+    finish,
+    locked,
+    survey,
+    withdraw_manifest,
+)
 from data_prep.errors import DataError
 from data_prep.plan import DatasetPlan, plan_dataset
 from data_prep.schema import Sample, read_manifest
@@ -34,10 +41,12 @@ def raw(tmp_path: Path) -> Path:
 def build(config: PrepareConfig) -> DatasetPlan:
     """What the Ray job does, in this process."""
     plan = plan_dataset(config, "mix")
-    with locked(plan.folder):
-        for task in unfinished_tasks(plan):
-            build_shard(task)
-        finish(plan, config.max_reject_rate)
+    with locked(plan.folder) as claim:
+        claim.begin()
+        for number in survey(plan).todo:
+            withdraw_manifest(plan)
+            commit(claim, build_shard(plan.task(number), claim.staging))
+        finish(plan, config.max_reject_rate, claim)
     return plan
 
 
@@ -160,7 +169,7 @@ def test_a_repaired_image_is_taken_up(raw: Path, tmp_path: Path) -> None:
     config = prepare_config(raw, tmp_path / "out", max_reject_rate=0.2)
     folder = build(config).folder
     _write(jpeg(2))(raw)
-    assert 0 < len(unfinished_tasks(plan_dataset(config, "mix"))) <= 4
+    assert 0 < len(survey(plan_dataset(config, "mix")).todo) <= 4
     build(config)
     assert files_of(folder) == files_of(whole)
 
@@ -169,7 +178,7 @@ def test_a_second_run_has_nothing_to_do(raw: Path, tmp_path: Path) -> None:
     config = prepare_config(raw, tmp_path / "out")
     build(config)
     plan = plan_dataset(config, "mix")
-    assert unfinished_tasks(plan) == []
+    assert survey(plan).todo == ()
     assert complete_manifest(plan) == read_manifest(plan.folder)
 
 
@@ -193,7 +202,7 @@ def test_a_corrupt_shard_is_noticed_and_made_again(raw: Path, tmp_path: Path, da
     if damage != "ledger":
         with pytest.raises(DataError, match=rf"{shard.name} is (corrupt|missing)"):
             verify_shard(plan.folder, shard)
-    assert [task.number for task in unfinished_tasks(plan)] == [1]
+    assert survey(plan).todo == (1,)
     build(config)
     assert files_of(plan.folder) == before
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from data_prep.config import DatasetConfig, PrepareConfig, SourceConfig
-from data_prep.dataset import finish, locked, unfinished_tasks
+from data_prep.dataset import finish, locked, survey
 from data_prep.errors import DataError
 from data_prep.plan import plan_dataset
 from data_prep.readers import SourceRecord
@@ -50,8 +50,8 @@ def build(folder: Path, *parts: SourceConfig, **changes: Any) -> tuple[Manifest,
     )
     plan = plan_dataset(config, "mix")
     with locked(plan.folder):
-        for task in unfinished_tasks(plan):
-            build_shard(task)
+        for number in survey(plan).todo:
+            build_shard(plan.task(number))
         manifest = finish(plan, config.max_reject_rate)
     found = {}
     for shard in manifest.shards:
@@ -315,4 +315,4 @@ def test_every_format_goes_through_to_shards(tmp_path: Path) -> None:
         datasets={"mix": DatasetConfig(sources=list(parts))},
         shard_size=3,
     )
-    assert unfinished_tasks(plan_dataset(config, "mix")) == []
+    assert survey(plan_dataset(config, "mix")).todo == ()

@@ -1,0 +1,156 @@
+"""What a preparation says before and after: the plan, what changed, and the table at the end."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from data_prep.changes import changes
+from data_prep.dataset import Survey
+from data_prep.images import store_image
+from data_prep.plan import DatasetPlan
+from data_prep.quarantine import Rejected
+from data_prep.readers.base import SourceRecord
+from data_prep.schema import Manifest
+from data_prep.shard_job import BuiltShard, ShardTask
+from data_prep.stores import open_store
+
+_ESTIMATE_SHARDS, _ESTIMATE_IMAGES = 8, 8
+"""Shards that an estimate looks into, and images of each."""
+_TAR_BYTES = 3 * 512
+"""Headers of a sample's two members, and padding."""
+
+
+@dataclass(kw_only=True)
+class Work:
+    """What was done for a dataset, added up from its shards."""
+
+    made: int = 0
+    images: int = 0
+    samples: int = 0
+    rejected: int = 0
+    peak_bytes: int = 0
+    seconds: float = 0.0
+    """Wall time of the whole dataset."""
+    building_s: float = 0.0
+    """Wall time of building shards."""
+    finished: bool = False
+    """Whether the files of the whole dataset had to be written."""
+
+    def add(self, built: BuiltShard) -> None:
+        """Counts a shard."""
+        self.made += built.tar is not None
+        self.images += built.images
+        self.samples += built.samples
+        self.rejected += built.rejected
+        self.peak_bytes = max(self.peak_bytes, built.peak_bytes)
+
+
+def describe(plan: DatasetPlan, found: Survey) -> str:
+    """What a run would do, in a few lines."""
+    tasks = ", ".join(f"{count} {task}" for task, count in plan.by_task.items())
+    stored = estimated_bytes(plan)
+    output = (
+        "unknown, no image that was tried can be read"
+        if stored is None
+        else f"about {stored[0] / 1e6:.1f} MB (an estimate from {stored[1]} images)"
+    )
+    lines = (
+        f"{plan.name} -> {plan.folder}",
+        f"  samples   {plan.records} ({tasks}), {plan.rejected} annotations rejected",
+        f"  shards    {plan.shards} of {plan.shard_size}, {found.kept} finished already",
+        f"  images    {plan.image_bytes / 1e6:.1f} MB before fitting to "
+        f"{plan.policy['max_side']} px",
+        f"  output    {output}",
+        *(f"  {line}" for line in outlook(plan, found)),
+    )
+    return "\n".join(lines)
+
+
+def outlook(plan: DatasetPlan, found: Survey) -> Iterator[str]:
+    """Why shards that were there already are made again; nothing for a new dataset."""
+    if found.changed:
+        differs = changes(plan)
+        yield (
+            f"changed   {differs.new} samples are new, {differs.gone} are gone; "
+            f"{len(found.todo)} of {plan.shards} shards are made"
+        )
+        if differs.new or differs.gone:
+            yield (
+                "          samples are ordered by a hash, so new and gone ones move the borders of "
+                "all shards behind them"
+            )
+        else:
+            yield "          the same samples with other settings, annotations or images"
+    if found.damaged:
+        yield f"damaged   {found.damaged} shards are not what they were, they are made again"
+
+
+def estimated_bytes(plan: DatasetPlan) -> tuple[int, int] | None:
+    """Bytes of the output from a few images, and how many those were; None when none is good.
+
+    Raises:
+        DataError: A store cannot be reached.
+    """
+    step = max(1, plan.shards // _ESTIMATE_SHARDS)
+    total, tried, good = 0.0, 0, 0
+    for number in range(0, plan.shards, step):
+        task = plan.task(number)
+        share = _distinct_share(task) if task.store_once else 1.0
+        every = max(1, len(task.records) // _ESTIMATE_IMAGES)
+        for content in task.records[::every][:_ESTIMATE_IMAGES]:
+            tried += 1
+            size = _stored_bytes(task, content)
+            if size is not None:
+                good += 1
+                total += share * size + len(content) + _TAR_BYTES
+    return (round(total / tried * plan.records), good) if good else None
+
+
+def _distinct_share(task: ShardTask) -> float:
+    records = map(SourceRecord.from_bytes, task.records)
+    return len({(source, record.image) for source, record in records}) / len(task.records)
+
+
+def _stored_bytes(task: ShardTask, content: bytes) -> int | None:
+    number, record = SourceRecord.from_bytes(content)
+    try:
+        raw = open_store(task.sources[number].images).read(record.address or record.image)
+        return len(store_image(raw, record.image, task.policy).content)
+    except Rejected:
+        return None
+
+
+def summary_line(plan: DatasetPlan, manifest: Manifest, work: Work) -> str:
+    """The one line of a finished dataset."""
+    counts = manifest.counts
+    what = (
+        f"{plan.name}: {counts['out']} samples in {len(manifest.shards)} shards, "
+        f"{counts['quarantined']} of {counts['in']} quarantined"
+    )
+    if not work.finished:
+        return f"{what}; nothing to do"
+    return f"{what}; {work.made} shards made, {plan.shards - work.made} kept, {work.seconds:.1f} s"
+
+
+def print_table(console: Console, rows: dict[str, tuple[Manifest, Work]]) -> None:
+    """The table at the end, one row a dataset."""
+    table = Table(title="prepared")
+    for column in ("dataset", "quarantined by reason"):
+        table.add_column(column)
+    for column in ("in", "out", "quarantined", "shards", "MB", "s", "images/s"):
+        table.add_column(column, justify="right")
+    for name, (manifest, work) in rows.items():
+        reasons = manifest.quarantine["reasons"]
+        rate = work.images / work.building_s if work.building_s else 0
+        table.add_row(
+            name,
+            "\n".join(f"{count} {reason}" for reason, count in reasons.items()) or "-",
+            *(str(manifest.counts[part]) for part in ("in", "out", "quarantined")),
+            str(len(manifest.shards)),
+            f"{sum(shard.bytes for shard in manifest.shards) / 1e6:.1f}",
+            f"{work.seconds:.1f}",
+            f"{rate:.0f}" if rate else "-",
+        )
+    console.print(table)

@@ -1,0 +1,144 @@
+"""A real Ray cluster on this machine: a head, more nodes, and ways to lose them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+OBJECT_STORE_BYTES = 100_000_000
+START_S = 150
+"""Seconds that a node may take to start, on a machine that does other work too."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class RayNode:
+    """One `ray start --block` with everything that it starts."""
+
+    def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
+        command = [
+            *(str(Path(sys.executable).parent / "ray"), "start", "--block"),
+            *("--node-ip-address=127.0.0.1", "--num-gpus=0"),
+            *(f"--object-store-memory={OBJECT_STORE_BYTES}", *arguments),
+        ]
+        # Away from the checkout: workers have to find the code by the driver's path.
+        self._process = subprocess.Popen(
+            command,
+            cwd="/",
+            env={**os.environ, **(environment or {})},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        children = []
+        with suppress(psutil.NoSuchProcess):
+            children = psutil.Process(self._process.pid).children(recursive=True)
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        for child in children:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def raylet(self) -> psutil.Process | None:
+        """The process that is the node to the rest of the cluster."""
+        with suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(self._process.pid).children(recursive=True):
+                if child.name() == "raylet":
+                    return child
+        return None
+
+    def lose(self) -> list[str]:
+        """Kills the node as a power cut would: the raylet and its workers, none of them asked.
+
+        Returns:
+            The names of its processes, which say what its workers were at.
+        """
+        raylet = self.raylet()
+        assert raylet is not None, "the node has no raylet"
+        workers = raylet.children(recursive=True)
+        names = [" ".join(worker.cmdline()) for worker in workers]
+        raylet.send_signal(signal.SIGKILL)
+        for worker in workers:
+            with suppress(psutil.NoSuchProcess):
+                worker.kill()
+        return names
+
+
+@contextmanager
+def head(cpus: int = 1, dashboard_port: int | None = None) -> Iterator[str]:
+    """A cluster of one node that was there before us; its address."""
+    port = free_port()
+    with (
+        # A short path for its sockets, and no trace for other programs on this machine to follow.
+        tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as temporary,
+        RayNode(
+            *("--head", f"--port={port}", f"--num-cpus={cpus}", f"--temp-dir={temporary}"),
+            f"--include-dashboard={'false' if dashboard_port is None else 'true'}",
+            *([] if dashboard_port is None else [f"--dashboard-port={dashboard_port}"]),
+            f"--dashboard-agent-listen-port={free_port()}",
+        ) as node,
+    ):
+        wait_for_port(port, node)
+        if dashboard_port is not None:
+            wait_for_port(dashboard_port, node)
+        yield f"127.0.0.1:{port}"
+
+
+@contextmanager
+def joined(address: str, cpus: int = 1) -> Iterator[RayNode]:
+    """One more node of a cluster, once it is part of it."""
+    with RayNode(
+        f"--address={address}",
+        f"--num-cpus={cpus}",
+        f"--dashboard-agent-listen-port={free_port()}",
+    ) as node:
+        until = time.monotonic() + START_S
+        while node.raylet() is None:
+            assert node.alive, "the node did not start"
+            assert time.monotonic() < until, "the node did not start in time"
+            time.sleep(0.1)
+        yield node
+
+
+def wait_for_port(port: int, node: RayNode) -> None:
+    until = time.monotonic() + START_S
+    while time.monotonic() < until:
+        assert node.alive, "the cluster did not start"
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise AssertionError("the cluster did not start in time")
