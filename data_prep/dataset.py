@@ -14,15 +14,9 @@ from pathlib import Path
 from data_prep.errors import DataError
 from data_prep.fields import canonical_json
 from data_prep.files import remove_temporaries, write_whole
+from data_prep.manifest import INDEX_NAME, MANIFEST_NAME, QUARANTINE_NAME, Manifest, read_manifest
 from data_prep.plan import DatasetPlan
 from data_prep.quarantine import Rejection, count_reasons, quarantine_parquet
-from data_prep.schema import (
-    INDEX_NAME,
-    MANIFEST_NAME,
-    QUARANTINE_NAME,
-    Manifest,
-    read_manifest,
-)
 from data_prep.shard_job import LEDGER, LedgerEntry, ShardTask, ledger_path
 from data_prep.shards import IndexRow, index_parquet, shard_name, verify_shard
 

@@ -15,9 +15,10 @@ from data_prep.fields import canonical_json
 from data_prep.files import whole_file, write_whole
 from data_prep.images import StoredImage, store_image, stored_box
 from data_prep.instructions import source_text
+from data_prep.manifest import ShardInfo
 from data_prep.quarantine import Reason, Rejected, Rejection
 from data_prep.readers.base import SourceRecord
-from data_prep.schema import Answer, Box, Sample, ShardInfo
+from data_prep.schema import Answer, Box, Sample
 from data_prep.shards import IndexRow, ShardWriter, shard_name
 
 LEDGER = ".ledger"

@@ -7,6 +7,7 @@ member's data.
 
 import hashlib
 import tarfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
@@ -18,7 +19,8 @@ import pyarrow.parquet as pq
 
 from data_prep.errors import DataError
 from data_prep.fields import canonical_json
-from data_prep.schema import Sample, ShardInfo, sample_key
+from data_prep.manifest import ShardInfo
+from data_prep.schema import IMAGE_EXTENSIONS, Sample, sample_key
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -62,13 +64,25 @@ class ShardWriter:
         self._number = number
         self._hash = hashlib.sha256()
         self._offset = 0
+        self._images: dict[str, int] = {}
         self.rows: list[IndexRow] = []
 
-    def add(self, position: int, sample: Sample, image: bytes) -> None:
-        """Appends a sample as two members; position is its place in the dataset."""
+    def add(self, position: int, sample: Sample, image: bytes, *, share: bool = False) -> None:
+        """Appends a sample: its image as `<key>.<extension of the format>`, then `<key>.json`.
+
+        Args:
+            position: Its place in the dataset, which becomes its key.
+            sample: Its record.
+            image: The stored image's bytes, whose facts the record carries.
+            share: Where this shard holds an image with these bytes already, write only the
+                record; the sample's index row then points at the bytes that are there.
+        """
         key = sample_key(position)
         record = canonical_json(sample.to_json())
-        image_offset = self._member(f"{key}.jpg", image)
+        image_offset = self._images.get(sample.image.sha256) if share else None
+        if image_offset is None:
+            image_offset = self._member(f"{key}.{IMAGE_EXTENSIONS[sample.image.format]}", image)
+            self._images[sample.image.sha256] = image_offset
         json_offset = self._member(f"{key}.json", record)
         self.rows.append(
             IndexRow(
@@ -92,6 +106,7 @@ class ShardWriter:
             samples=len(self.rows),
             bytes=self._offset,
             sha256=self._hash.hexdigest(),
+            tasks=dict(sorted(Counter(row.task for row in self.rows).items())),
         )
 
     def _member(self, name: str, content: bytes) -> int:

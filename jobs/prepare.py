@@ -27,8 +27,8 @@ from data_prep.dataset import (
     unfinished_tasks,
     withdraw_manifest,
 )
+from data_prep.manifest import Manifest
 from data_prep.plan import DatasetPlan, plan_dataset
-from data_prep.schema import Manifest
 from data_prep.shard_job import ShardTask
 from pipeline.config_reader import parse
 

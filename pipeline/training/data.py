@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from data_prep.schema import INDEX_NAME, Manifest, Sample, read_manifest
+from data_prep.manifest import INDEX_NAME, Manifest, read_manifest
+from data_prep.schema import Sample
 from model.images import to_pixels
 from model.ofa.config import OFAConfig
 from model.tokenizer import OFATokenizer

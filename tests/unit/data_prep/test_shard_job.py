@@ -16,8 +16,9 @@ from PIL import Image
 from data_prep.config import PrepareConfig
 from data_prep.dataset import complete_manifest, finish, locked, unfinished_tasks
 from data_prep.errors import DataError
+from data_prep.manifest import read_manifest
 from data_prep.plan import DatasetPlan, plan_dataset
-from data_prep.schema import Sample, read_manifest
+from data_prep.schema import Sample
 from data_prep.shard_job import build_shard, ledger_path
 from data_prep.shards import verify_shard
 from tests.support.raw_data import jpeg, prepare_config, write_raw
