@@ -51,7 +51,7 @@ class Rejected(Exception):
         self.detail = detail
 
 
-_COLUMNS = pa.schema(
+QUARANTINE_SCHEMA = pa.schema(
     [
         ("uid", pa.string()),
         ("position", pa.string()),
@@ -67,10 +67,10 @@ def quarantine_parquet(rejections: Sequence[Rejection]) -> bytes:
     columns = {
         # A text from outside may hold lone surrogates, which Arrow refuses.
         name: [str(getattr(r, name)).encode("utf-8", "backslashreplace").decode() for r in ordered]
-        for name in _COLUMNS.names
+        for name in QUARANTINE_SCHEMA.names
     }
     sink = BytesIO()
-    pq.write_table(pa.table(columns, schema=_COLUMNS), sink, compression="zstd")
+    pq.write_table(pa.table(columns, schema=QUARANTINE_SCHEMA), sink, compression="zstd")
     return sink.getvalue()
 
 

@@ -19,9 +19,7 @@ def manifest_folder(folder: Path, name: str = "shapes") -> Path:
         seed=1,
         shard_size=10,
         samples=7,
-        shards=(
-            ShardInfo(name="shard-000000.tar", samples=7, bytes=100, sha256=_SHA, tasks=tasks),
-        ),
+        shards=(shard,),
         tasks=tasks,
         counts={"in": 8, "out": 7, "quarantined": 1},
         sources=(),
