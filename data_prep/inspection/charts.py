@@ -57,12 +57,12 @@ def _steps(
 ) -> None:
     """One outline a name; those that are zero everywhere are left out."""
     shown = {name: each for name, each in sorted(distributions.items()) if any(each.counts)}
+    edges = _edges([value for each in shown.values() for value in each.counts])
     for name, each in shown.items():
-        values = sorted(each.counts)
         axes.hist(
-            [value * unit for value in values],
-            weights=[each.counts[value] for value in values],
-            bins=min(_BINS, values[-1] - values[0] + 1),
+            [value * unit for value in each.counts],
+            weights=list(each.counts.values()),
+            bins=[edge * unit for edge in edges],
             histtype="step",
             linewidth=1.5,
             label=name,
@@ -70,3 +70,12 @@ def _steps(
     axes.set(xlabel=title)
     if shown:
         axes.legend(fontsize="small")
+
+
+def _edges(values: list[int]) -> list[float]:
+    """Edges of bins between whole numbers, the same for all that is drawn together."""
+    if not values:
+        return [0.0, 1.0]
+    low, high = min(values), max(values)
+    step = -(-(high - low + 1) // _BINS)
+    return [edge - 0.5 for edge in range(low, high + step + 1, step)]

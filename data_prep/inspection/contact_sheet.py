@@ -65,8 +65,6 @@ def _drawn(sample: Sample, content: bytes) -> Image.Image:
         color = _BOX_COLORS[number % len(_BOX_COLORS)]
         corners = (left + x0, top + y0, left + max(x0, x1 - 1), top + max(y0, y1 - 1))
         drawing.rectangle(corners, outline=color, width=2)
-        if each.label:
-            drawing.text((left + x0 + 3, top + y0 + 1), each.label, fill=color, font=_font())
     return cell
 
 
@@ -91,6 +89,9 @@ def sample_texts(sample: Sample) -> list[str]:
     answers = [f"{each.text} ({each.confidence:.1f})" for each in sample.answers[:_SHOWN_LISTED]]
     if answers:
         found.append("= " + ", ".join(answers))
+    labels = [each.label for each in sample.boxes if each.label]
+    if labels:
+        found.append("= " + ", ".join(labels))
     if sample.label:
         found.append(f"= {sample.label}")
     # A font draws a box for what it lacks, and line breaks and controls badly.

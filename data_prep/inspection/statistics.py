@@ -116,7 +116,8 @@ class DatasetStatistics:
         tasks: By task, of the samples that were added.
         widths: Pixels of the stored images.
         heights: Pixels of the stored images.
-        image_bytes: Bytes of the stored images, in KiB.
+        image_kib: Bytes of the stored images, in KiB.
+        stored_images: Images that lie in the shards; fewer than samples where they are shared.
     """
 
     def __init__(self, dataset: PreparedDataset) -> None:
@@ -125,8 +126,8 @@ class DatasetStatistics:
         self.widths, self.heights = Distribution(), Distribution()
         self.image_kib = Distribution()
         places = dataset.index.select(["shard", "image_offset"])
-        self.stored_images = places.group_by(["shard", "image_offset"]).aggregate([]).num_rows
-        """Images that lie in the shards; fewer than samples where they are shared."""
+        distinct = places.group_by(["shard", "image_offset"]).aggregate([])
+        self.stored_images = int(distinct.num_rows)
 
     @property
     def seen(self) -> int:
