@@ -78,16 +78,15 @@ def main(argv: Sequence[str]) -> int:
 
 def _print(report: LintReport, config: PrepareConfig, console: Console) -> None:
     table = Table()
-    for title in ("dataset", "source", "reader"):
-        table.add_column(title)
+    for title in ("dataset", "source"):
+        table.add_column(title, no_wrap=True)
     for title in ("looked at", "rejected", "images", "seconds"):
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", no_wrap=True)
     for source in report.sources:
         share = source.rejected.total() / source.seen if source.seen else 0.0
         table.add_row(
             escape(source.dataset),
             escape(source.name),
-            source.reader,
             f"{source.seen} (all)" if source.whole and source.seen else str(source.seen),
             f"{source.rejected.total()} ({share:.1%})",
             str(source.images),
