@@ -119,6 +119,9 @@ class PrepareConfig:
     """Input samples of a shard; rejected ones leave it smaller."""
     seed: int = 0
     """Decides the order of the samples."""
+    store_images: Literal["repeated", "once_per_shard"] = "repeated"
+    """'repeated' mixes samples freely and stores an image with each of them; 'once_per_shard' keeps
+    the samples of an image together and stores it once in a shard."""
     image: ImagePolicy = field(default_factory=ImagePolicy)
     """How images are stored."""
     workers: int | None = None

@@ -102,6 +102,7 @@ def summarize(plan: DatasetPlan) -> tuple[Manifest, dict[str, bytes]]:
         counts=counts,
         sources=plan.sources,
         image=plan.policy,
+        store_images=plan.store_images,
         index=_named(INDEX_NAME, files),
         quarantine={**_named(QUARANTINE_NAME, files), "reasons": count_reasons(rejections)},
     )

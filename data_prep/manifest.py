@@ -84,7 +84,7 @@ class Manifest:
     counts: dict[str, int]
     sources: tuple[dict[str, Any], ...]
     image: dict[str, Any]
-    store_images: str = "repeated"
+    store_images: str
     index: dict[str, Any]
     quarantine: dict[str, Any]
     version: int = MANIFEST_VERSION

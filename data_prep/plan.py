@@ -41,6 +41,7 @@ class DatasetPlan:
         policy: How images are stored, as the manifest says it.
         seed: Seed of the order.
         shard_size: Records of a shard.
+        store_images: 'repeated' or 'once_per_shard'.
     """
 
     name: str
@@ -54,6 +55,7 @@ class DatasetPlan:
     policy: dict[str, Any]
     seed: int
     shard_size: int
+    store_images: str
 
     @property
     def count_in(self) -> int:
@@ -78,9 +80,10 @@ def plan_dataset(config: PrepareConfig, name: str) -> DatasetPlan:
     ordered = _ordered(sources, config.seed, rejections, by_task)
     stats = _ImageStats()
     tasks = []
+    store_once = config.store_images == "once_per_shard"
     for number, first in enumerate(range(0, len(ordered), config.shard_size)):
         entries = ordered[first : first + config.shard_size]
-        digest = _digest(entries, first, facts, config.image, stats)
+        digest = _digest(entries, first, facts, config.image, store_once, stats)
         tasks.append(
             ShardTask(
                 folder=str(folder),
@@ -89,6 +92,7 @@ def plan_dataset(config: PrepareConfig, name: str) -> DatasetPlan:
                 records=tuple(entry.content for entry in entries),
                 sources=facts,
                 policy=config.image,
+                store_once=store_once,
                 digest=digest,
             )
         )
@@ -104,6 +108,7 @@ def plan_dataset(config: PrepareConfig, name: str) -> DatasetPlan:
         policy=asdict(config.image),
         seed=config.seed,
         shard_size=config.shard_size,
+        store_images=config.store_images,
     )
 
 
@@ -219,6 +224,7 @@ def _digest(
     first: int,
     sources: tuple[SourceFacts, ...],
     policy: ImagePolicy,
+    store_once: bool,
     stats: _ImageStats,
 ) -> str:
     """Names the input of a shard: records, policy, and the state of the image files.
@@ -226,7 +232,7 @@ def _digest(
     Times of files are in it, since an image that was replaced has to be read again; they do not
     reach the shard's bytes.
     """
-    head = [_DIGEST_VERSION, SCHEMA_VERSION, first, asdict(policy)]
+    head = [_DIGEST_VERSION, SCHEMA_VERSION, first, asdict(policy), store_once]
     head.append([asdict(source) for source in sources])
     digest = hashlib.sha256(canonical_json(head))
     for entry in entries:

@@ -46,6 +46,7 @@ class ShardTask:
         records: SourceRecords as bytes, in order.
         sources: The sources that records refer to by number.
         policy: How images are stored.
+        store_once: Whether equal images of the shard are stored once.
         digest: Names this input; a ledger entry with the same digest makes the task unnecessary.
     """
 
@@ -55,6 +56,7 @@ class ShardTask:
     records: tuple[bytes, ...]
     sources: tuple[SourceFacts, ...]
     policy: ImagePolicy
+    store_once: bool
     digest: str
 
 
@@ -104,7 +106,7 @@ def build_shard(task: ShardTask) -> tuple[int, int]:
     rejections: list[Rejection] = []
     images: dict[Path, StoredImage] = {}
     with whole_file(folder / shard_name(task.number)) as file:
-        writer = ShardWriter(file, task.number)
+        writer = ShardWriter(file, task.number, task.store_once)
         for position, content in enumerate(task.records, start=task.first):
             number, record = SourceRecord.from_bytes(content)
             source = task.sources[number]

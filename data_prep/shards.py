@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from data_prep.errors import DataError
 from data_prep.fields import canonical_json
 from data_prep.manifest import ShardInfo
-from data_prep.schema import IMAGE_EXTENSIONS, Sample, sample_key
+from data_prep.schema import IMAGE_EXTENSIONS, ImageFacts, Sample, sample_key
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -59,30 +59,33 @@ def shard_name(number: int) -> str:
 class ShardWriter:
     """Writes samples into one tar and remembers where they lie."""
 
-    def __init__(self, file: BinaryIO, number: int) -> None:
+    def __init__(self, file: BinaryIO, number: int, store_once: bool = False) -> None:
+        """Begins a shard.
+
+        Args:
+            file: Where it is written.
+            number: Number of the shard.
+            store_once: Leave out the image member of a sample whose image is there already; its
+                index row points at the first one's bytes.
+        """
         self._file = file
         self._number = number
         self._hash = hashlib.sha256()
         self._offset = 0
-        self._images: dict[str, int] = {}
+        self._stored: dict[str, int] | None = {} if store_once else None
         self.rows: list[IndexRow] = []
 
-    def add(self, position: int, sample: Sample, image: bytes, *, share: bool = False) -> None:
+    def add(self, position: int, sample: Sample, image: bytes) -> None:
         """Appends a sample: its image as `<key>.<extension of the format>`, then `<key>.json`.
 
         Args:
             position: Its place in the dataset, which becomes its key.
             sample: Its record.
             image: The stored image's bytes, whose facts the record carries.
-            share: Where this shard holds an image with these bytes already, write only the
-                record; the sample's index row then points at the bytes that are there.
         """
         key = sample_key(position)
         record = canonical_json(sample.to_json())
-        image_offset = self._images.get(sample.image.sha256) if share else None
-        if image_offset is None:
-            image_offset = self._member(f"{key}.{IMAGE_EXTENSIONS[sample.image.format]}", image)
-            self._images[sample.image.sha256] = image_offset
+        image_offset = self._image(key, sample.image, image)
         json_offset = self._member(f"{key}.json", record)
         self.rows.append(
             IndexRow(
@@ -108,6 +111,14 @@ class ShardWriter:
             sha256=self._hash.hexdigest(),
             tasks=dict(sorted(Counter(row.task for row in self.rows).items())),
         )
+
+    def _image(self, key: str, facts: ImageFacts, image: bytes) -> int:
+        offset = None if self._stored is None else self._stored.get(facts.sha256)
+        if offset is None:
+            offset = self._member(f"{key}.{IMAGE_EXTENSIONS[facts.format]}", image)
+            if self._stored is not None:
+                self._stored[facts.sha256] = offset
+        return offset
 
     def _member(self, name: str, content: bytes) -> int:
         info = tarfile.TarInfo(name)

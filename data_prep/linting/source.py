@@ -6,6 +6,7 @@ would be rejected there, for the same reason.
 
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from data_prep.config import ImagePolicy, SourceConfig
 from data_prep.errors import DataError
 from data_prep.images import StoredImage, store_image
 from data_prep.quarantine import Reason, Rejected, Rejection
-from data_prep.readers import READERS, SourceRecord
+from data_prep.readers import READERS, ReadItem, SourceRecord
 from data_prep.shard_job import SourceFacts, image_path, make_sample
 
 BUDGET_S = 10.0
@@ -95,7 +96,7 @@ def _read(source: SourceConfig, policy: ImagePolicy, most: int, found: SourceLin
     images: dict[str, StoredImage | Rejected] = {}
     uids: set[str] = set()
     end = None
-    for item in READERS[source.reader](source):
+    for item in _items(source):
         # The clock starts with the first annotation: until then a reader may load a large file.
         end = end or time.monotonic() + BUDGET_S
         if found.seen >= most or time.monotonic() > end:
@@ -122,6 +123,10 @@ def _read(source: SourceConfig, policy: ImagePolicy, most: int, found: SourceLin
             )
         found.images = sum(isinstance(image, StoredImage) for image in images.values())
     found.whole = True
+
+
+def _items(source: SourceConfig) -> Iterator[ReadItem]:
+    return READERS[source.reader](source)
 
 
 def _stored(

@@ -24,6 +24,7 @@ def manifest_folder(folder: Path, name: str = "shapes") -> Path:
         counts={"in": 8, "out": 7, "quarantined": 1},
         sources=(),
         image={"max_side": 512},
+        store_images="repeated",
         index={"name": "index.parquet", "sha256": _SHA},
         quarantine={"name": "quarantine.parquet", "sha256": _SHA, "reasons": {"missing_image": 1}},
     )

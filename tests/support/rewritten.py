@@ -17,9 +17,9 @@ from PIL import Image
 from data_prep.fields import canonical_json
 from data_prep.files import whole_file
 from data_prep.manifest import Manifest, read_manifest
-from data_prep.quarantine import quarantine_parquet
+from data_prep.quarantine import QUARANTINE_SCHEMA
 from data_prep.schema import Sample
-from data_prep.shards import ShardWriter, index_parquet, shard_name
+from data_prep.shards import INDEX_SCHEMA, ShardWriter, shard_name
 
 Change = Callable[[Sample, bytes], tuple[Sample, bytes]]
 
@@ -47,13 +47,16 @@ def rewrite(
     shards, rows = [], []
     for number in range(2):
         with whole_file(target / shard_name(number)) as file:
-            writer = ShardWriter(file, number)
+            writer = ShardWriter(file, number, share)
             first = number * size
             for position, (sample, image) in enumerate(samples[first : first + size], first):
-                writer.add(position, sample, image, share=share)
+                writer.add(position, sample, image)
             shards.append(writer.finish())
         rows += writer.rows
-    files = {"index.parquet": index_parquet(rows), "quarantine.parquet": quarantine_parquet([])}
+    files = {
+        "index.parquet": parquet([vars(row) for row in rows], INDEX_SCHEMA),
+        "quarantine.parquet": parquet([], QUARANTINE_SCHEMA),
+    }
     for name, content in files.items():
         (target / name).write_bytes(content)
     named = {
@@ -73,6 +76,13 @@ def rewrite(
     )
     write_manifest(target, manifest)
     return target
+
+
+def parquet(rows: list[dict[str, Any]], schema: pa.Schema) -> bytes:
+    """Rows as a parquet file."""
+    sink = BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink)
+    return sink.getvalue()
 
 
 def in_format(image_format: str) -> Change:
@@ -102,9 +112,7 @@ def forge_index(folder: Path, change: Callable[[list[dict[str, Any]]], object]) 
     table = pq.read_table(folder / "index.parquet")
     rows = table.to_pylist()
     change(rows)
-    sink = BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), sink)
-    (folder / "index.parquet").write_bytes(sink.getvalue())
+    (folder / "index.parquet").write_bytes(parquet(rows, table.schema))
     sign_again(folder)
 
 

@@ -37,6 +37,7 @@ def manifest(**changes: Any) -> Manifest:
         "counts": {"in": 8, "out": 7, "quarantined": 1},
         "sources": ({"reader": "vqav2"},),
         "image": {"max_side": 512},
+        "store_images": "repeated",
         "index": {"name": "index.parquet", "sha256": "11"},
         "quarantine": {"name": "quarantine.parquet", "sha256": "22", "reasons": {"bad_box": 1}},
     }

@@ -17,12 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.manifest import read_manifest
-from data_prep.quarantine import Reason, Rejection, quarantine_parquet
+from data_prep.quarantine import QUARANTINE_SCHEMA
 from data_prep.verification import Verification, dataset, verify_dataset
 from data_prep.verification import problems as problems_module
 from tests.support.rewritten import (
     forge_index,
     in_format,
+    parquet,
     read_samples,
     rewrite,
     sign_again,
@@ -286,10 +287,12 @@ def test_shared_images_need_a_manifest_that_says_so(whole: Path, tmp_path: Path)
 
 
 def test_the_quarantine_is_compared(folder: Path) -> None:
-    rejection = Rejection(uid="a", position="b", reason=Reason.BAD_BOX, detail="c")
-    (folder / "quarantine.parquet").write_bytes(quarantine_parquet([rejection]))
+    row = {"uid": "a", "position": "b", "reason": "too_blue", "detail": "c"}
+    (folder / "quarantine.parquet").write_bytes(parquet([row], QUARANTINE_SCHEMA))
     sign_again(folder)
-    assert "rows of {'bad_box': 1}, the manifest says {}" in told(verify_dataset(folder))
+    found = told(verify_dataset(folder))
+    assert "rows of {'too_blue': 1}, the manifest says {}" in found
+    assert "'too_blue' is no reason" in found
 
 
 def test_the_list_of_problems_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
