@@ -100,7 +100,7 @@ def _verified(folder: Path, arguments: argparse.Namespace) -> Verification:
 
 def _words(result: Verification, show: int) -> str:
     problems = result.problems
-    verdict = "whole" if not problems.total else f"{problems.total} problems"
+    verdict = f"{problems.total} problem{'s' * (problems.total > 1)}" if problems.total else "whole"
     lines = [
         f"{result.folder}: {verdict}; {result.samples} samples and {result.images} images in "
         f"{result.shards} shards, {result.bytes / 1e6:.1f} MB"

@@ -41,7 +41,7 @@ def advise(source: SourceConfig, found: SourceLint, config: PrepareConfig) -> No
     if found.rejected.total() == found.seen:
         found.errors.append(f"all of the {found.seen} annotations looked at would be rejected")
     share = found.rejected.total() / found.seen
-    if share > config.max_reject_rate:
+    if config.max_reject_rate < share < 1:
         found.advice.append(
             f"{share:.1%} of {found.name} would be rejected, max_reject_rate is "
             f"{config.max_reject_rate:.1%}: repair the source, or raise the limit"

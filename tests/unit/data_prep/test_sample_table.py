@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 import types
 import typing
 from pathlib import Path
@@ -12,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import webdataset
 
 from data_prep.errors import DataError
 from data_prep.manifest import read_manifest
@@ -113,3 +116,22 @@ def test_damage_is_one_error(folder: Path, tmp_path: Path, damage: Any, message:
     damage(broken)
     with pytest.raises(DataError, match=message):
         samples_table(broken)
+
+
+def test_the_page_tells_how_to_read_shared_images_with_webdataset(
+    folder: Path, tmp_path: Path
+) -> None:
+    page = Path(__file__).parents[3] / "docs" / "reference" / "sample-schema.md"
+    (snippet,) = (
+        each
+        for each in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+        if "def with_images" in each
+    )
+    names: dict[str, Any] = {"json": json}
+    exec(snippet, names)
+    shared = rewrite(folder, tmp_path / "shared", share=True)
+    shards = sorted(map(str, shared.glob("*.tar")))
+    items = list(names["with_images"](webdataset.WebDataset(shards, shardshuffle=False)))
+    found = [(Sample.from_json(item["json"]), item["image"]) for item in items]
+    assert found == read_samples(shared)
+    assert any("jpg" not in item for item in items)
