@@ -17,10 +17,7 @@ from data_prep.errors import DataError
 from data_prep.fields import canonical_json
 from data_prep.files import HashedSink, move_whole, not_writable, whole_file, write_whole
 from data_prep.ledger import entry_or_none, ledger_path, read_entry, stands
-from data_prep.parquet_rows import RowWriter
-from data_prep.plan import DatasetPlan
-from data_prep.quarantine import QUARANTINE_SCHEMA, RejectionTable
-from data_prep.schema import (
+from data_prep.manifest import (
     INDEX_NAME,
     MANIFEST_NAME,
     QUARANTINE_NAME,
@@ -28,6 +25,9 @@ from data_prep.schema import (
     ShardInfo,
     read_manifest,
 )
+from data_prep.parquet_rows import RowWriter
+from data_prep.plan import DatasetPlan
+from data_prep.quarantine import QUARANTINE_SCHEMA, RejectionTable
 from data_prep.shard_job import BuiltShard
 from data_prep.shards import INDEX_SCHEMA, file_sha256, shard_name
 
@@ -195,6 +195,7 @@ def summarize(plan: DatasetPlan, index: HashedSink, quarantine: HashedSink) -> M
         counts=counts,
         sources=plan.sources,
         image=plan.policy,
+        store_images=plan.store_images,
         index={"name": INDEX_NAME, "sha256": index.sha256},
         quarantine={"name": QUARANTINE_NAME, "sha256": quarantine.sha256, "reasons": reasons},
     )

@@ -1,5 +1,6 @@
 """Strict reading of JSON records: a wrong field is named by its dotted path, never guessed."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -26,7 +27,7 @@ class JsonFields:
     def text(self, name: str) -> str:
         """A field that is text."""
         value = self._record[name]
-        if not isinstance(value, str):
+        if not isinstance(value, str) or not writable(value):
             raise self._wrong(name, "text")
         return value
 
@@ -39,12 +40,14 @@ class JsonFields:
         value = self._record[name]
         if not isinstance(value, int) or isinstance(value, bool):
             raise self._wrong(name, "an integer")
+        if not -(2**63) <= value < 2**63:
+            raise self._wrong(name, "an integer of 64 bits")
         return value
 
     def number(self, name: str) -> float:
         """A field that is a number."""
         value = self._record[name]
-        if not isinstance(value, int | float) or isinstance(value, bool):
+        if not is_number(value):
             raise self._wrong(name, "a number")
         return float(value)
 
@@ -63,11 +66,32 @@ class JsonFields:
         return value
 
     def counts(self, name: str) -> dict[str, int]:
-        """A field that is an object of integers."""
+        """A field that is an object of counts, which are never negative."""
         value = self.mapping(name)
-        if not all(isinstance(count, int) for count in value.values()):
-            raise self._wrong(name, "an object of integers")
+        if not all(type(count) is int and 0 <= count < 2**63 for count in value.values()):
+            raise self._wrong(name, "an object of counts")
         return value
+
+
+def writable(text: str) -> bool:
+    """Whether UTF-8 can hold a text: JSON can escape lone surrogates, which no file takes."""
+    try:
+        return text.isascii() or bool(text.encode("utf-8"))
+    except UnicodeEncodeError:
+        return False
+
+
+def is_number(value: object) -> bool:
+    """Whether a value from JSON is a number that float64 can hold."""
+    if isinstance(value, int):
+        # JSON sets no bound to integers, and float() fails on the largest.
+        return not isinstance(value, bool) and abs(value) < 2**1023
+    return isinstance(value, float)
+
+
+def field_names(cls: Any, *extra: str) -> frozenset[str]:
+    """The names that the JSON object of a dataclass has: its fields, and what is added to them."""
+    return frozenset(field.name for field in dataclasses.fields(cls)).union(extra)
 
 
 def load_object(record: bytes | str | Mapping[str, Any], where: str) -> Mapping[str, Any]:

@@ -11,8 +11,8 @@ from pathlib import Path
 from data_prep.claim import LEDGER
 from data_prep.errors import DataError
 from data_prep.fields import canonical_json
+from data_prep.manifest import ShardInfo
 from data_prep.quarantine import Reason, Rejection
-from data_prep.schema import ShardInfo
 from data_prep.shards import IndexRow, shard_name, verify_shard
 
 _DAMAGE = (OSError, ValueError, TypeError, KeyError, AttributeError)

@@ -206,7 +206,7 @@ def plan_dataset(
         name=name,
         folder=folder,
         catalog=open_catalog(ledger, wanted, keep=keep, on_progress=on_progress),
-        facts=tuple(_facts(source, ledger) for source in sources),
+        facts=tuple(facts_of(source, ledger) for source in sources),
         sources=tuple(dict(described) for described in wanted.described),
         image=config.image,
         seed=config.seed,
@@ -215,7 +215,8 @@ def plan_dataset(
     )
 
 
-def _facts(source: SourceConfig, ledger: Path) -> SourceFacts:
+def facts_of(source: SourceConfig, ledger: Path) -> SourceFacts:
+    """What a worker has to know of a source; ledger is where images of tables were copied to."""
     if source.images is not None:
         images = absolute_location(source.images)
     elif source.reader == "table":

@@ -151,7 +151,7 @@ def _write(task: ShardTask, tar: Path, images: ImageCache) -> LedgerEntry:
         writer = ShardWriter(file, task.number, task.store_once)
         for position, record, made in _outcomes(task, images):
             if isinstance(made, Rejected):
-                rejections.append(_rejection(record, made))
+                rejections.append(rejection_of(record, made))
             else:
                 sample, image = made
                 writer.add(position, sample, image.content)
@@ -185,7 +185,8 @@ def _outcomes(
             yield position, record, rejected
 
 
-def _rejection(record: SourceRecord, rejected: Rejected) -> Rejection:
+def rejection_of(record: SourceRecord, rejected: Rejected) -> Rejection:
+    """The quarantine row of a record."""
     return Rejection(
         uid=record.uid,
         position=record.position,
@@ -202,7 +203,7 @@ def _kept_entry(task: ShardTask, images: ImageCache) -> LedgerEntry | None:
         return None
     uids = frozenset(rejection.uid for rejection in entry.rejections)
     again = tuple(
-        _rejection(record, made)
+        rejection_of(record, made)
         for _, record, made in _outcomes(task, images, uids)
         if isinstance(made, Rejected)
     )

@@ -7,6 +7,7 @@ member's data.
 
 import hashlib
 import tarfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -15,7 +16,8 @@ import pyarrow as pa
 
 from data_prep.errors import DataError
 from data_prep.fields import canonical_json
-from data_prep.schema import Sample, ShardInfo, sample_key
+from data_prep.manifest import ShardInfo
+from data_prep.schema import IMAGE_EXTENSIONS, ImageFacts, Sample, sample_key
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -71,10 +73,16 @@ class ShardWriter:
         self.rows: list[IndexRow] = []
 
     def add(self, position: int, sample: Sample, image: bytes) -> None:
-        """Appends a sample as two members; position is its place in the dataset."""
+        """Appends a sample: its image as `<key>.<extension of the format>`, then `<key>.json`.
+
+        Args:
+            position: Its place in the dataset, which becomes its key.
+            sample: Its record.
+            image: The stored image's bytes, whose facts the record carries.
+        """
         key = sample_key(position)
         record = canonical_json(sample.to_json())
-        image_offset = self._image(key, sample.image.sha256, image)
+        image_offset = self._image(key, sample.image, image)
         json_offset = self._member(f"{key}.json", record)
         self.rows.append(
             IndexRow(
@@ -98,14 +106,16 @@ class ShardWriter:
             samples=len(self.rows),
             bytes=self._offset,
             sha256=self._hash.hexdigest(),
+            tasks=dict(sorted(Counter(row.task for row in self.rows).items())),
         )
 
-    def _image(self, key: str, sha256: str, image: bytes) -> int:
-        if self._stored is None:
-            return self._member(f"{key}.jpg", image)
-        if sha256 not in self._stored:
-            self._stored[sha256] = self._member(f"{key}.jpg", image)
-        return self._stored[sha256]
+    def _image(self, key: str, facts: ImageFacts, image: bytes) -> int:
+        offset = None if self._stored is None else self._stored.get(facts.sha256)
+        if offset is None:
+            offset = self._member(f"{key}.{IMAGE_EXTENSIONS[facts.format]}", image)
+            if self._stored is not None:
+                self._stored[facts.sha256] = offset
+        return offset
 
     def _member(self, name: str, content: bytes) -> int:
         info = tarfile.TarInfo(name)

@@ -47,6 +47,11 @@ COMMANDS: dict[str, Command] = {
         "raw images and annotations to WebDataset shards (Ray)",
         "prefixworks prepare --config=prepare.yaml --workers=2",
     ),
+    "data": Command(
+        "jobs.data",
+        "check sources before preparing; verify and inspect prepared datasets",
+        "prefixworks data verify data/prepared/train",
+    ),
     "new-base": Command(
         "jobs.new_base",
         "write a tokenizer and an architecture, for pretraining from nothing",

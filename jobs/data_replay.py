@@ -18,8 +18,8 @@ from rich.console import Console
 from data_prep.config import PrepareConfig
 from data_prep.dataset import survey
 from data_prep.errors import DataError
+from data_prep.manifest import INDEX_NAME, QUARANTINE_NAME
 from data_prep.plan import plan_dataset
-from data_prep.schema import INDEX_NAME, QUARANTINE_NAME
 from jobs.prepare import prepare
 from pipeline.config_reader import parse
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from data_prep.schema import Manifest, read_manifest
+from data_prep.manifest import Manifest, read_manifest
 from pipeline.config_reader import parse
 from pipeline.errors import ConfigError
 from pipeline.evaluation.config import EvaluationConfig

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import webdataset as wds
 
-from data_prep.schema import Sample, read_manifest
+from data_prep.manifest import read_manifest
+from data_prep.schema import Sample
 from model.checkpoint import CONFIG_FILE, TOKENIZER_FILE
 from model.ofa.config import OFAConfig, VocabLayout
 from model.tokenizer import OFATokenizer, train_tokenizer

@@ -23,8 +23,8 @@ from data_prep.dataset import (
     survey,
     withdraw_manifest,
 )
+from data_prep.manifest import Manifest
 from data_prep.plan import DatasetPlan, plan_dataset
-from data_prep.schema import Manifest
 from data_prep.shard_job import BuiltShard, peak_bytes
 from jobs.prepare_progress import Steps
 from jobs.prepare_report import Work, describe, outlook, print_table, summary_line

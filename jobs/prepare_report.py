@@ -9,10 +9,10 @@ from rich.table import Table
 from data_prep.changes import changes
 from data_prep.dataset import Survey
 from data_prep.images import store_image
+from data_prep.manifest import Manifest
 from data_prep.plan import DatasetPlan
 from data_prep.quarantine import Rejected
 from data_prep.readers.base import SourceRecord
-from data_prep.schema import Manifest
 from data_prep.shard_job import BuiltShard, ShardTask
 from data_prep.stores import open_store
 

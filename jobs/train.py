@@ -25,7 +25,7 @@ import psutil
 from pipeline.errors import EXIT_INTERRUPTED, ConfigError, TrainingError
 
 if TYPE_CHECKING:
-    from data_prep.schema import Manifest
+    from data_prep.manifest import Manifest
     from pipeline.config import RunConfig
     from pipeline.training.hooks import Hook
 
@@ -171,7 +171,7 @@ def _forwarding(launcher: subprocess.Popen[bytes]) -> Iterator[None]:
 
 def _check_inputs(config: RunConfig) -> list[Manifest]:
     """Looks for base and data once, before every rank does; the manifests of the training data."""
-    from data_prep.schema import read_manifest
+    from data_prep.manifest import read_manifest
     from model.checkpoint import load_config
 
     if not config.data.train:

@@ -9,7 +9,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from data_prep.schema import read_manifest
+from data_prep.manifest import read_manifest
 from model.checkpoint import fingerprint, load_base, resolve_base
 from model.tokenizer import OFATokenizer
 from model.tuning import build_tuned_model

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data_prep.schema import read_manifest
+from data_prep.manifest import read_manifest
 from pipeline.tracking.journal import Entry
 
 LIBRARIES = ("deepspeed", "mlflow", "numpy", "pillow", "safetensors", "tokenizers", "torch")

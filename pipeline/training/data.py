@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from data_prep.schema import INDEX_NAME, Manifest, Sample, read_manifest
+from data_prep.manifest import INDEX_NAME, Manifest, read_manifest
+from data_prep.schema import IMAGE_EXTENSIONS, Sample
 from model.images import to_pixels
 from model.ofa.config import OFAConfig
 from model.tokenizer import OFATokenizer
@@ -93,7 +94,7 @@ class ShardReader:
         if hashlib.sha256(content).hexdigest() != sample.image.sha256:
             raise DataError(f"{path} is corrupt: the image of {sample.uid!r} has another SHA-256")
         try:
-            image = Image.open(io.BytesIO(content))
+            image = Image.open(io.BytesIO(content), formats=tuple(IMAGE_EXTENSIONS))
             image.load()
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: the image of {sample.uid!r} cannot be read") from error

@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from data_prep.schema import read_manifest
+from data_prep.manifest import read_manifest
 from model.checkpoint import fingerprint, load_base
 from model.tuning import build_tuned_model
 from model.tuning.config import PrefixConfig, TuningConfig

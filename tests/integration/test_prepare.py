@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data_prep.schema import read_manifest
+from data_prep.manifest import read_manifest
 from jobs.cli import main
 from pipeline.config_reader import to_yaml
 from tests.support.raw_data import jpeg, prepare_config, write_raw

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.schema import read_manifest
+from data_prep.manifest import read_manifest
 from pipeline.config_reader import to_yaml
 from tests.support.raw_data import prepare_config, write_raw
 from tests.support.ray_cluster import free_port, head

@@ -23,8 +23,8 @@ import pytest
 
 from data_prep.config import PrepareConfig
 from data_prep.dataset import finish, locked
+from data_prep.manifest import read_manifest
 from data_prep.plan import plan_dataset
-from data_prep.schema import read_manifest
 from data_prep.shard_job import build_shard
 from jobs.cli import main
 from jobs.data_replay import main as replay

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.config import DatasetConfig, PrepareConfig, SourceConfig
-from data_prep.schema import read_manifest
+from data_prep.manifest import read_manifest
 from data_prep.stores import close_stores
 from data_prep.synthetic import write_world
 from jobs.cli import main

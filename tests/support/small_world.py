@@ -66,6 +66,11 @@ def prepared_world(
         datasets={name: DatasetConfig(sources=world_sources(folder / "raw", split))},
         shard_size=shard_size,
     )
+    return prepare_in_process(config, name)
+
+
+def prepare_in_process(config: PrepareConfig, name: str) -> Path:
+    """Prepares one dataset of a configuration, without Ray; returns its folder."""
     plan = plan_dataset(config, name)
     with locked(plan.folder):
         for number in range(plan.shards):

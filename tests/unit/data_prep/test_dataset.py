@@ -22,10 +22,11 @@ from data_prep.dataset import finish, summarize, survey
 from data_prep.errors import DataError
 from data_prep.files import HashedSink
 from data_prep.ledger import LedgerEntry, ledger_path
+from data_prep.manifest import ShardInfo, read_manifest
 from data_prep.parquet_rows import ROW_GROUP, RowWriter
 from data_prep.plan import DatasetPlan, plan_dataset
 from data_prep.quarantine import QUARANTINE_SCHEMA, Reason, Rejection, RejectionTable
-from data_prep.schema import Sample, ShardInfo, read_manifest
+from data_prep.schema import Sample
 from data_prep.shard_job import build_shard
 from data_prep.shards import IndexRow, shard_name
 from pipeline.training.data import ShardReader
@@ -113,6 +114,7 @@ class ManyShards:
     seed: int = 0
     shard_size: int = 1000
     sources: tuple[dict[str, object], ...] = ()
+    store_images: str = "repeated"
     policy: dict[str, object] = dataclasses.field(default_factory=dict)
 
     def rejections(self) -> object:
@@ -133,7 +135,9 @@ def write_ledger(folder: Path, shards: int) -> None:
             Rejection(uid=f"u{number}-{i}", position="p", reason=Reason.BAD_BOX, detail="d" * 50)
             for i in range(500)
         )
-        shard = ShardInfo(name=shard_name(number), samples=500, bytes=1, sha256="0" * 64)
+        shard = ShardInfo(
+            name=shard_name(number), samples=500, bytes=1, sha256="0" * 64, tasks={"vqa": 500}
+        )
         entry = LedgerEntry(digest="d", shard=shard, state="", rows=rows, rejections=rejections)
         ledger_path(folder, number).write_bytes(entry.to_bytes())
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,16 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.errors import DataError
+from data_prep.fields import canonical_json
 from data_prep.schema import (
     SCHEMA_VERSION,
     Answer,
     Box,
     ImageFacts,
-    Manifest,
     Sample,
-    ShardInfo,
-    canonical_json,
-    read_manifest,
     sample_key,
 )
 
@@ -88,6 +84,9 @@ def test_any_sample_survives_the_round_trip(
         ({"boxes": (Box(box=(0, 0, float("nan"), 9)),)}, "not inside"),
         ({"task": "entailment", "label": "perhaps"}, "'perhaps' is not one of yes, no, maybe"),
         ({"task": "detection"}, "need labels"),
+        ({"image": dataclasses.replace(IMAGE, format="EXE")}, "'EXE' is not one of JPEG, PNG"),
+        ({"answers": (Answer(text="a", count=5, confidence=1.5),)}, "confidence"),
+        ({"answers": (Answer(text="a", count=5, confidence=float("nan")),)}, "confidence"),
     ],
 )
 def test_a_sample_that_contradicts_itself_cannot_exist(
@@ -110,6 +109,10 @@ def test_a_sample_that_contradicts_itself_cannot_exist(
         (("boxes", 0, "box"), [1, 2, 3, "4"], r"\.boxes\[0\]\.box: expected four numbers"),
         (("boxes", 0, "colour"), "red", r"\.boxes\[0\]: .*unknown fields \['colour'\]"),
         (("answers",), [{"text": "a", "count": 1}], r"\.answers\[0\]: missing .*confidence"),
+        (("text",), "\ud800", r"\.text: expected text"),
+        (("references",), ["\ud800"], r"\.references: expected a list of texts"),
+        (("image", "width"), 10**30, r"\.image\.width: expected an integer of 64 bits"),
+        (("boxes", 0, "box"), [0, 0, 9, 10**400], r"\.boxes\[0\]\.box: expected four numbers"),
         (("references",), [1], r"\.references: expected a list of texts"),
         (("schema_version",), SCHEMA_VERSION + 1, "schema version 2, this code reads 1"),
         (("schema_version",), "1", "schema version"),
@@ -129,59 +132,6 @@ def test_a_wrong_field_is_named(path: tuple[str | int, ...], value: Any, message
 def test_what_is_no_object_is_refused(content: bytes | str) -> None:
     with pytest.raises(DataError, match="sample"):
         Sample.from_json(content)
-
-
-def manifest() -> Manifest:
-    return Manifest(
-        name="mix",
-        seed=0,
-        shard_size=10,
-        samples=7,
-        shards=(ShardInfo(name="shard-000000.tar", samples=7, bytes=10240, sha256="00"),),
-        tasks={"vqa": 7},
-        counts={"in": 8, "out": 7, "quarantined": 1},
-        sources=({"reader": "vqav2"},),
-        image={"max_side": 512},
-        index={"name": "index.parquet", "sha256": "11"},
-        quarantine={"name": "quarantine.parquet", "sha256": "22", "reasons": {"bad_box": 1}},
-    )
-
-
-def test_a_manifest_survives_the_round_trip(tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_bytes(canonical_json(manifest().to_json()))
-    present = read_manifest(tmp_path)
-    assert present == manifest()
-    assert present.digest == manifest().digest
-    assert present.digest.startswith("sha256:")
-
-
-def test_the_digest_covers_everything() -> None:
-    whole = manifest().to_json()
-    for name in whole.keys() - {"digest", "format", "schema_version"}:
-        changed = copy.deepcopy(whole)
-        changed[name] = {int: 99, str: "other", list: [], dict: {}}[type(whole[name])]
-        with pytest.raises(DataError, match="digest does not fit"):
-            Manifest.from_json(changed)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "not a prepared dataset"),
-        (b"{", "not valid JSON"),
-        (b"[]", "expected an object"),
-        (b'{"format": "prefixworks.manifest/2"}', "prefixworks.manifest/2"),
-        (b'{"format": "prefixworks.manifest/1", "schema_version": 2}', "schema version 2"),
-        (b'{"format": "prefixworks.manifest/1", "schema_version": 1}', "missing fields"),
-    ],
-)
-def test_a_manifest_that_is_none_is_refused(
-    tmp_path: Path, content: bytes | None, message: str
-) -> None:
-    if content is not None:
-        (tmp_path / "manifest.json").write_bytes(content)
-    with pytest.raises(DataError, match=message):
-        read_manifest(tmp_path)
 
 
 def test_keys_sort_as_positions_do() -> None:

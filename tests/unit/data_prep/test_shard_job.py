@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import os
 import tarfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ from data_prep.dataset import (
     withdraw_manifest,
 )
 from data_prep.errors import DataError
+from data_prep.manifest import read_manifest
 from data_prep.plan import DatasetPlan, plan_dataset
-from data_prep.schema import Sample, read_manifest
+from data_prep.schema import Sample
 from data_prep.shard_job import build_shard, ledger_path
 from data_prep.shards import verify_shard
+from data_prep.verification import verify_dataset
 from tests.support.raw_data import jpeg, prepare_config, write_raw
 
 pyarrow_parquet = pytest.importorskip("pyarrow.parquet")
@@ -259,3 +262,28 @@ def test_an_output_that_cannot_be_written_is_one_error(raw: Path, tmp_path: Path
     (tmp_path / "out").write_text("a file where the folder should be")
     with pytest.raises(DataError, match="cannot be written"):
         build(prepare_config(raw, tmp_path / "out"))
+
+
+def test_images_are_stored_once_a_shard(raw: Path, tmp_path: Path) -> None:
+    repeated = build(prepare_config(raw, tmp_path / "repeated", shard_size=30)).folder
+    config = prepare_config(raw, tmp_path / "out", shard_size=30, store_images="once_per_shard")
+    folder = build(config).folder
+    manifest = read_manifest(folder)
+    assert manifest.store_images == "once_per_shard"
+    assert manifest.config_digest != read_manifest(repeated).config_digest
+    (shard,) = manifest.shards
+    with tarfile.open(folder / shard.name) as tar:
+        names = tar.getnames()
+    assert sum(name.endswith(".json") for name in names) == 30
+    assert sum(name.endswith(".jpg") for name in names) == 6
+    assert verify_dataset(folder, decode=True).problems.total == 0
+    assert verify_dataset(repeated, decode=True).problems.total == 0
+
+
+def test_shards_say_their_tasks(raw: Path, tmp_path: Path) -> None:
+    folder = build(prepare_config(raw, tmp_path / "out")).folder
+    manifest = read_manifest(folder)
+    rows = pyarrow_parquet.read_table(folder / "index.parquet").to_pylist()
+    for number, shard in enumerate(manifest.shards):
+        tasks = Counter(row["task"] for row in rows if row["shard"] == number)
+        assert shard.tasks == dict(tasks)

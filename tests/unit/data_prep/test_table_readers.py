@@ -16,9 +16,10 @@ import pytest
 from data_prep.config import DatasetConfig, PrepareConfig, SourceConfig
 from data_prep.dataset import finish, locked, survey
 from data_prep.errors import DataError
+from data_prep.manifest import Manifest
 from data_prep.plan import plan_dataset
 from data_prep.readers import SourceRecord
-from data_prep.schema import Manifest, Sample
+from data_prep.schema import Sample
 from data_prep.shard_job import build_shard
 from data_prep.stores import open_store
 from tests.support.raw_data import jpeg, sources, write_json, write_raw

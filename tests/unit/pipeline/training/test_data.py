@@ -13,6 +13,7 @@ from pipeline.errors import ConfigError, DataError
 from pipeline.training.config import DataConfig
 from pipeline.training.data import Batch, Collator, ShardReader
 from pipeline.training.loader import BatchMaker, Loader, build_order
+from tests.support.rewritten import in_format, rewrite
 from tests.support.small_world import prepared_world
 from tests.support.training_run import small_base
 
@@ -41,6 +42,22 @@ def test_every_sample_is_where_the_index_says(prepared: Path) -> None:
             sample, image = reader.read(position)
             assert (sample.uid, sample.task) == (reader.uids[position], reader.tasks[position])
             assert image.size == (sample.image.width, sample.image.height)
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "WEBP"])
+def test_shared_images_of_other_formats_are_read(
+    prepared: Path, tmp_path: Path, image_format: str
+) -> None:
+    folder = rewrite(prepared, tmp_path / "new", change=in_format(image_format), share=True)
+    with ShardReader(folder) as reader:
+        for position in range(len(reader)):
+            sample, image = reader.read(position)
+            assert (image.format, image.size) == (
+                image_format,
+                (sample.image.width, sample.image.height),
+            )
+            assert sample.uid == reader.uids[position]
+        assert reader.manifest.store_images == "once_per_shard"
 
 
 def first_shard(folder: Path) -> Path:

@@ -1,0 +1,1 @@
+"""A look into a prepared dataset: numbers, histograms, and samples to see."""
