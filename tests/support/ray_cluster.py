@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +20,8 @@ import psutil
 OBJECT_STORE_BYTES = 100_000_000
 START_S = 150
 """Seconds that a node may take to start, on a machine that does other work too."""
+STARTS = 3
+"""Tries to start a node: Ray gives its own processes 30 s, which a busy machine may exceed."""
 
 
 def free_port() -> int:
@@ -31,19 +33,19 @@ def free_port() -> int:
 class RayNode:
     """One `ray start --block` with everything that it starts."""
 
-    def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(self, *arguments: str) -> None:
         command = [
             *(str(Path(sys.executable).parent / "ray"), "start", "--block"),
             *("--node-ip-address=127.0.0.1", "--num-gpus=0"),
             *(f"--object-store-memory={OBJECT_STORE_BYTES}", *arguments),
         ]
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the node
         # Away from the checkout: workers have to find the code by the driver's path.
         self._process = subprocess.Popen(
             command,
             cwd="/",
-            env={**os.environ, **(environment or {})},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stdout=self._said,
+            stderr=subprocess.STDOUT,
             start_new_session=True,
         )
 
@@ -67,10 +69,16 @@ class RayNode:
         for child in children:
             with suppress(psutil.NoSuchProcess):
                 child.kill()
+        self._said.close()
 
-    @property
-    def alive(self) -> bool:
-        return self._process.poll() is None
+    def started(self) -> bool:
+        """Waits until the node is part of its cluster; False when it gave up."""
+        until = time.monotonic() + START_S
+        while time.monotonic() < until and self._process.poll() is None:
+            if b"Ray runtime started" in os.pread(self._said.fileno(), 100_000, 0):
+                return True
+            time.sleep(0.1)
+        return False
 
     def raylet(self) -> psutil.Process | None:
         """The process that is the node to the rest of the cluster."""
@@ -98,47 +106,39 @@ class RayNode:
 
 
 @contextmanager
+def started(make: Callable[[], RayNode]) -> Iterator[RayNode]:
+    """A node that is up."""
+    for _ in range(STARTS):
+        with make() as node:
+            if node.started():
+                yield node
+                return
+    raise AssertionError("the node did not start")
+
+
+@contextmanager
 def head(cpus: int = 1, dashboard_port: int | None = None) -> Iterator[str]:
     """A cluster of one node that was there before us; its address."""
     port = free_port()
-    with (
-        # A short path for its sockets, and no trace for other programs on this machine to follow.
-        tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as temporary,
-        RayNode(
+    # A short path for its sockets, and no trace for other programs on this machine to follow.
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as temporary:
+        arguments = [
             *("--head", f"--port={port}", f"--num-cpus={cpus}", f"--temp-dir={temporary}"),
             f"--include-dashboard={'false' if dashboard_port is None else 'true'}",
             *([] if dashboard_port is None else [f"--dashboard-port={dashboard_port}"]),
             f"--dashboard-agent-listen-port={free_port()}",
-        ) as node,
-    ):
-        wait_for_port(port, node)
-        if dashboard_port is not None:
-            wait_for_port(dashboard_port, node)
-        yield f"127.0.0.1:{port}"
+        ]
+        with started(lambda: RayNode(*arguments)):
+            yield f"127.0.0.1:{port}"
 
 
 @contextmanager
 def joined(address: str, cpus: int = 1) -> Iterator[RayNode]:
     """One more node of a cluster, once it is part of it."""
-    with RayNode(
+    arguments = [
         f"--address={address}",
         f"--num-cpus={cpus}",
         f"--dashboard-agent-listen-port={free_port()}",
-    ) as node:
-        until = time.monotonic() + START_S
-        while node.raylet() is None:
-            assert node.alive, "the node did not start"
-            assert time.monotonic() < until, "the node did not start in time"
-            time.sleep(0.1)
+    ]
+    with started(lambda: RayNode(*arguments)) as node:
         yield node
-
-
-def wait_for_port(port: int, node: RayNode) -> None:
-    until = time.monotonic() + START_S
-    while time.monotonic() < until:
-        assert node.alive, "the cluster did not start"
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    raise AssertionError("the cluster did not start in time")
