@@ -1,0 +1,150 @@
+"""Images of each format to what is stored of them; runs wherever it is called.
+
+A file keeps its bytes where the policy's size asks for no change and training would see the very
+pixels that this module sees: upright, 8 bits, opaque, one picture. It is decoded once in any case,
+which is the only way to know that it is whole.
+"""
+
+import struct
+from io import BytesIO
+
+from PIL import Image, ImageChops, UnidentifiedImageError
+
+from data_prep.config import ImagePolicy
+from data_prep.images.exif import NO_EXIF, Exif, read_exif
+from data_prep.images.fit import draft, encode_fitted, fitted_size
+from data_prep.images.jpeg_head import JpegHead, read_jpeg_head
+from data_prep.images.stored import StoredImage, stored
+from data_prep.quarantine import Reason, Rejected
+
+_ORIENTATION_TAG = 0x0112
+_KEPT_FORMATS = ("PNG", "WEBP")
+"""Formats besides JPEG whose bytes may go into a shard as they are."""
+
+
+def decode_jpeg(content: bytes, head: JpegHead, name: str, policy: ImagePolicy) -> StoredImage:
+    """Stores a JPEG whose head was read and found small enough.
+
+    Raises:
+        Rejected: It is truncated or corrupt.
+    """
+    fitted = fitted_size(head.size, policy)
+    upright = head.exif.orientation == 1
+    try:
+        if fitted == head.size and upright and head.exif.sound and head.components != 4:
+            image = _opened_whole(content)
+            if image is not None:
+                image.load()
+                return stored(content, "JPEG", fitted, head.size, name, 1)
+        image = Image.open(BytesIO(head.bare), formats=("JPEG",))
+        draft(image, fitted)
+        image.load()
+        if image.mode == "CMYK" and not head.adobe:
+            # The decoder takes all CMYK for Adobe's, which is inverted.
+            image = ImageChops.invert(image)
+        return encode_fitted(image, head.size, head.exif.orientation, name, policy)
+    except Rejected:
+        raise
+    except Exception as error:
+        # Decoders of damaged files raise nearly anything; every case is recorded.
+        raise damaged(name, error) from error
+
+
+def _opened_whole(content: bytes) -> Image.Image | None:
+    """A JPEG opened with all of its metadata, as training does; None when that is damaged."""
+    try:
+        return Image.open(BytesIO(content), formats=("JPEG",))
+    except (UnidentifiedImageError, OSError, ValueError):
+        return None
+
+
+def decode_other(content: bytes, kind: str, name: str, policy: ImagePolicy) -> StoredImage:
+    """Stores an image of another format; of an animation, its first picture.
+
+    Raises:
+        Rejected: Too many pixels, truncated, corrupt, or pixels that are no colours.
+    """
+    try:
+        if kind == "WEBP":
+            # Its plugin makes room for the whole canvas before it tells the size.
+            check_pixels(_webp_size(content), name, policy)
+        image = Image.open(BytesIO(content), formats=(kind,))
+        original = image.size
+        check_pixels(original, name, policy)
+        exif = _exif(image)
+        fitted = fitted_size(original, policy)
+        unchanged = _keeps_bytes(image) and exif.sound and exif.orientation == 1
+        image.load()
+        if policy.store == "keep" and unchanged:
+            return stored(content, kind, fitted, original, name, 1)
+        return encode_fitted(image, original, exif.orientation, name, policy)
+    except Rejected:
+        raise
+    except Image.DecompressionBombError as error:
+        raise Rejected(Reason.TOO_MANY_PIXELS, f"{name}: {error}") from error
+    except UnidentifiedImageError as error:
+        raise Rejected(
+            Reason.CORRUPT_IMAGE, f"{name}: the header of a {kind} is damaged"
+        ) from error
+    except Exception as error:
+        # Decoders of damaged files raise nearly anything; every case is recorded.
+        raise damaged(name, error) from error
+
+
+def check_pixels(size: tuple[int, int], name: str, policy: ImagePolicy) -> None:
+    """Raises Rejected when a header promises more pixels than the policy allows."""
+    if size[0] * size[1] > policy.max_pixels:
+        raise Rejected(
+            Reason.TOO_MANY_PIXELS,
+            f"{name}: {size[0]} x {size[1]} pixels, more than {policy.max_pixels}",
+        )
+
+
+def store_here(content: bytes, kind: str, name: str, policy: ImagePolicy) -> StoredImage:
+    """Stores an image of a known format in this process, however long it takes."""
+    if kind == "JPEG":
+        return decode_jpeg(content, read_jpeg_head(content, name), name, policy)
+    return decode_other(content, kind, name, policy)
+
+
+def _exif(image: Image.Image) -> Exif:
+    if image.format == "TIFF":
+        tags = getattr(image, "tag_v2", {})
+        turned = tags.get(_ORIENTATION_TAG, 1)
+        return Exif(turned if turned in range(1, 9) else 1, True)
+    block = image.info.get("exif")
+    return read_exif(block) if isinstance(block, bytes) else NO_EXIF
+
+
+def _keeps_bytes(image: Image.Image) -> bool:
+    return (
+        image.format in _KEPT_FORMATS
+        and image.mode in ("RGB", "L", "P", "1")
+        and not image.has_transparency_data
+        and getattr(image, "n_frames", 1) == 1
+    )
+
+
+def _webp_size(content: bytes) -> tuple[int, int]:
+    """Width and height of a WebP's canvas.
+
+    Source: RFC 9649, sections 2.5 to 2.7.
+    """
+    kind, data = content[12:16], content[20:30]
+    if len(data) < 10:
+        raise EOFError("Truncated WebP header")
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(data[4:7], "little"), 1 + int.from_bytes(data[7:10], "little")
+    if kind == b"VP8L":
+        bits = int.from_bytes(data[1:5], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    width, height = struct.unpack_from("<HH", data, 6)
+    return width & 0x3FFF, height & 0x3FFF
+
+
+def damaged(name: str, error: Exception) -> Rejected:
+    """The rejection of a file that a decoder gave up on."""
+    # Pillow tells truncation from other damage only in words.
+    cut = "truncated" in str(error).lower()
+    reason = Reason.TRUNCATED_IMAGE if cut else Reason.CORRUPT_IMAGE
+    return Rejected(reason, f"{name}: {type(error).__name__}: {error}")
