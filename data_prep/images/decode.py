@@ -11,7 +11,7 @@ from io import BytesIO
 from PIL import Image, ImageChops, UnidentifiedImageError
 
 from data_prep.config import ImagePolicy
-from data_prep.images.exif import NO_EXIF, Exif, read_exif
+from data_prep.images.exif import UPRIGHT, Exif, read_exif
 from data_prep.images.fit import draft, encode_fitted, fitted_size
 from data_prep.images.jpeg_head import JpegHead, read_jpeg_head
 from data_prep.images.stored import StoredImage, stored
@@ -20,6 +20,8 @@ from data_prep.quarantine import Reason, Rejected
 _ORIENTATION_TAG = 0x0112
 _KEPT_FORMATS = ("PNG", "WEBP")
 """Formats besides JPEG whose bytes may go into a shard as they are."""
+_METADATA_BYTES = 2**20
+"""Metadata of a JPEG that keeps its bytes; readers copy it about, some again and again."""
 
 
 def decode_jpeg(content: bytes, head: JpegHead, name: str, policy: ImagePolicy) -> StoredImage:
@@ -29,9 +31,8 @@ def decode_jpeg(content: bytes, head: JpegHead, name: str, policy: ImagePolicy) 
         Rejected: It is truncated or corrupt.
     """
     fitted = fitted_size(head.size, policy)
-    upright = head.exif.orientation == 1
     try:
-        if fitted == head.size and upright and head.exif.sound and head.components != 4:
+        if fitted == head.size and _keeps_jpeg(head):
             image = _opened_whole(content)
             if image is not None:
                 image.load()
@@ -48,6 +49,10 @@ def decode_jpeg(content: bytes, head: JpegHead, name: str, policy: ImagePolicy) 
     except Exception as error:
         # Decoders of damaged files raise nearly anything; every case is recorded.
         raise damaged(name, error) from error
+
+
+def _keeps_jpeg(head: JpegHead) -> bool:
+    return head.exif == UPRIGHT and head.metadata_bytes <= _METADATA_BYTES and head.components != 4
 
 
 def _opened_whole(content: bytes) -> Image.Image | None:
@@ -73,7 +78,7 @@ def decode_other(content: bytes, kind: str, name: str, policy: ImagePolicy) -> S
         check_pixels(original, name, policy)
         exif = _exif(image)
         fitted = fitted_size(original, policy)
-        unchanged = _keeps_bytes(image) and exif.sound and exif.orientation == 1
+        unchanged = _keeps_bytes(image) and exif == UPRIGHT
         image.load()
         if policy.store == "keep" and unchanged:
             return stored(content, kind, fitted, original, name, 1)
@@ -113,7 +118,7 @@ def _exif(image: Image.Image) -> Exif:
         turned = tags.get(_ORIENTATION_TAG, 1)
         return Exif(turned if turned in range(1, 9) else 1, True)
     block = image.info.get("exif")
-    return read_exif(block) if isinstance(block, bytes) else NO_EXIF
+    return read_exif(block) if isinstance(block, bytes) else UPRIGHT
 
 
 def _keeps_bytes(image: Image.Image) -> bool:

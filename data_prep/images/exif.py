@@ -28,7 +28,7 @@ class Exif(NamedTuple):
     sound: bool
 
 
-NO_EXIF = Exif(1, True)
+UPRIGHT = Exif(1, True)
 
 
 def read_exif(block: bytes) -> Exif:
@@ -36,10 +36,10 @@ def read_exif(block: bytes) -> Exif:
     block = block.removeprefix(b"Exif\0\0")
     order = {b"II": "<", b"MM": ">"}.get(block[:2])
     if order is None or len(block) < 8:
-        return NO_EXIF
+        return UPRIGHT
     (first,) = struct.unpack_from(f"{order}I", block, 4)
     if first + 2 > len(block):
-        return NO_EXIF
+        return UPRIGHT
     (count,) = struct.unpack_from(f"{order}H", block, first)
     entry = struct.Struct(f"{order}HHI")
     orientation, total = 1, 0

@@ -30,7 +30,7 @@ def fitted_size(size: tuple[int, int], policy: ImagePolicy) -> tuple[int, int]:
 def draft(image: Image.Image, fitted: tuple[int, int]) -> None:
     """Lets the decoder of a much larger JPEG shrink while it decodes, which costs less."""
     if fitted != image.size:
-        image.draft(None, (_DRAFT_MARGIN * fitted[0], _DRAFT_MARGIN * fitted[1]))  # type: ignore[arg-type]
+        image.draft(None, (_DRAFT_MARGIN * fitted[0], _DRAFT_MARGIN * fitted[1]))
 
 
 def encode_fitted(

@@ -17,7 +17,7 @@ import sys
 import threading
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from data_prep.config import ImagePolicy
 from data_prep.images.decode import store_here
@@ -31,9 +31,12 @@ _WALL_FACTOR = 20
 """Wall time that a second of CPU time may take on a busy machine."""
 _LENGTHS = struct.Struct("<II")
 _READY = b"ready"
-_SETTINGS = (
-    "import sys; sys.path[:0] = [{!r}]; from data_prep.images.isolation import serve; serve()"
-)
+_PROGRAM = """
+import sys
+sys.path[:0] = [{!r}]
+from data_prep.images.isolation import serve
+serve()
+"""
 
 
 class Isolation:
@@ -43,6 +46,11 @@ class Isolation:
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0
         self._one_at_a_time = threading.Lock()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the helper that runs now."""
+        return self._process.pid if self._process is not None else None
 
     def store(self, content: bytes, kind: str, name: str, policy: ImagePolicy) -> StoredImage:
         """Stores an image in the helper.
@@ -82,7 +90,7 @@ class Isolation:
         if self._process is None or self._owner != os.getpid():
             root = str(Path(__file__).parents[2])
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _SETTINGS.format(root)],
+                [sys.executable, "-c", _PROGRAM.format(root)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
             )
@@ -121,9 +129,9 @@ def serve() -> None:
     answers.write(_READY)
     answers.flush()
     # Libraries report damage there, and every case is reported already.
-    with open(os.devnull, "wb") as nothing:
-        os.dup2(nothing.fileno(), 1)
-        os.dup2(nothing.fileno(), 2)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    os.dup2(nothing, 2)
     while True:
         try:
             head, content = _receive(requests)
@@ -153,7 +161,7 @@ def _answer(
     return answer, b"" if same else image.content
 
 
-def _send(pipe: BinaryIO, head: dict[str, Any], content: bytes) -> None:
+def _send(pipe: IO[bytes], head: dict[str, Any], content: bytes) -> None:
     # Names may hold what UTF-8 cannot; JSON in ASCII carries them as they are.
     text = json.dumps(head).encode("ascii")
     pipe.write(_LENGTHS.pack(len(text), len(content)) + text)
@@ -161,13 +169,13 @@ def _send(pipe: BinaryIO, head: dict[str, Any], content: bytes) -> None:
     pipe.flush()
 
 
-def _receive(pipe: BinaryIO) -> tuple[dict[str, Any], bytes]:
+def _receive(pipe: IO[bytes]) -> tuple[dict[str, Any], bytes]:
     lengths = _exactly(pipe, _LENGTHS.size)
     text, content = (_exactly(pipe, length) for length in _LENGTHS.unpack(lengths))
     return json.loads(text), content
 
 
-def _exactly(pipe: BinaryIO, count: int) -> bytes:
+def _exactly(pipe: IO[bytes], count: int) -> bytes:
     content = pipe.read(count)
     if len(content) != count:
         raise EOFError

@@ -7,7 +7,7 @@ and keep a decoder busy for hours, inside a single call.
 
 from dataclasses import dataclass
 
-from data_prep.images.exif import NO_EXIF, Exif, read_exif
+from data_prep.images.exif import UPRIGHT, Exif, read_exif
 from data_prep.quarantine import Reason, Rejected
 
 MAGIC = b"\xff\xd8\xff"
@@ -30,6 +30,7 @@ class JpegHead:
         adobe: Whether it carries Adobe's mark, whose CMYK is stored inverted.
         exif: Its EXIF.
         scans: Passes over the pixels, of every image in the file.
+        metadata_bytes: Size of the segments that are left out of bare.
         bare: The file without application data and comments, except what decides its colours.
     """
 
@@ -38,6 +39,7 @@ class JpegHead:
     adobe: bool
     exif: Exif
     scans: int
+    metadata_bytes: int
     bare: bytes
 
 
@@ -75,13 +77,15 @@ def read_jpeg_head(content: bytes, name: str) -> JpegHead:
     if frame is None:
         raise Rejected(Reason.CORRUPT_IMAGE, f"{name}: the JPEG does not give its size")
     kept.append(content[at - 2 :])
+    bare = b"".join(kept)
     return JpegHead(
         size=frame[0],
         components=frame[1],
         adobe=adobe,
-        exif=read_exif(b"".join(exif_blocks)) if exif_blocks else NO_EXIF,
+        exif=read_exif(b"".join(exif_blocks)) if exif_blocks else UPRIGHT,
         scans=content.count(_SCAN, at - 2),
-        bare=b"".join(kept),
+        metadata_bytes=len(content) - len(bare),
+        bare=bare,
     )
 
 

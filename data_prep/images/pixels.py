@@ -53,7 +53,9 @@ def _scaled(image: Image.Image, name: str) -> Image.Image:
 
 
 def _to_8_bit(pixels: NDArray[np.generic], scale: float) -> NDArray[np.uint8]:
-    return np.rint(pixels.astype(np.float32) * np.float32(255.0 / scale)).clip(0, 255).astype("u1")
+    scaled = pixels.astype(np.float32) * np.float32(255.0 / scale)
+    rounded: NDArray[np.uint8] = np.rint(scaled).clip(0, 255).astype(np.uint8)
+    return rounded
 
 
 def _over_white(image: Image.Image) -> Image.Image:
