@@ -54,10 +54,9 @@ def _picture(seed: int) -> NDArray[np.uint8]:
     frequency[0, 0] = np.inf
 
     def pattern() -> NDArray[np.float64]:
-        phases = rng.standard_normal((2, *frequency.shape))
-        plane: NDArray[np.float64] = np.fft.irfft2(
-            (phases[0] + 1j * phases[1]) / frequency, s=(HEIGHT, WIDTH)
-        )
+        real, imaginary = rng.standard_normal((2, *frequency.shape))
+        spectrum = (real + 1j * imaginary) / frequency
+        plane: NDArray[np.float64] = np.fft.irfft2(spectrum, s=(HEIGHT, WIDTH))
         plane /= plane.std()
         return plane
 

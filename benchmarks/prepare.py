@@ -40,7 +40,13 @@ ARMS = ("prefixworks", "img2dataset", "ray-data")
 MIB = 2**20
 _PEER = ("img2dataset==1.47.0",)
 _FEW = 8
-_ENV = {"RAY_USAGE_STATS_ENABLED": "0", "NO_ALBUMENTATIONS_UPDATE": "1", "OMP_NUM_THREADS": "1"}
+_ENV = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray's workers would give way to everything else on the machine; the other's would not.
+    "RAY_worker_niceness": "0",
+    "NO_ALBUMENTATIONS_UPDATE": "1",
+    "OMP_NUM_THREADS": "1",
+}
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,8 @@ class ImagePolicy:
     kept."""
     upscale: bool = False
     """fit only: enlarge smaller images to max_side, too."""
-    resample: Literal["hamming", "bicubic", "lanczos"] = "bicubic"
-    """Filter of resized images, all of them antialiasing: hamming is the fastest, lanczos the
-    sharpest."""
+    resample: Literal["bicubic", "lanczos"] = "bicubic"
+    """Filter of resized images, both antialiasing; lanczos is a little sharper and slower."""
     quality: int = 95
     """JPEG quality of images that have to be encoded again."""
     max_pixels: int = 64_000_000

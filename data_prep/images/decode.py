@@ -6,6 +6,7 @@ which is the only way to know that it is whole.
 """
 
 import struct
+import warnings
 from io import BytesIO
 
 from PIL import Image, ImageChops, UnidentifiedImageError
@@ -56,10 +57,12 @@ def _keeps_jpeg(head: JpegHead) -> bool:
 
 
 def _opened_whole(content: bytes) -> Image.Image | None:
-    """A JPEG opened with all of its metadata, as training does; None when that is damaged."""
+    """A JPEG opened with all of its metadata, as training does; None where that is damaged."""
     try:
-        return Image.open(BytesIO(content), formats=("JPEG",))
-    except (UnidentifiedImageError, OSError, ValueError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            return Image.open(BytesIO(content), formats=("JPEG",))
+    except (UnidentifiedImageError, OSError, ValueError, Warning):
         return None
 
 
