@@ -15,10 +15,12 @@ from data_prep.config import ImagePolicy
 from data_prep.images.exif import UPRIGHT, Exif, read_exif
 from data_prep.images.fit import draft, encode_fitted, fitted_size
 from data_prep.images.jpeg_head import JpegHead, read_jpeg_head
-from data_prep.images.stored import StoredImage, stored
+from data_prep.images.stored import TURNS, StoredImage, stored
 from data_prep.quarantine import Reason, Rejected
 
 _ORIENTATION_TAG = 0x0112
+_OPPOSITE = {6: 8, 8: 6}
+"""Orientations whose turn another one undoes; all others undo themselves."""
 _KEPT_FORMATS = ("PNG", "WEBP")
 """Formats besides JPEG whose bytes may go into a shard as they are."""
 _METADATA_BYTES = 2**20
@@ -77,14 +79,16 @@ def decode_other(content: bytes, kind: str, name: str, policy: ImagePolicy) -> S
             # Its plugin makes room for the whole canvas before it tells the size.
             check_pixels(_webp_size(content), name, policy)
         image = Image.open(BytesIO(content), formats=(kind,))
+        check_pixels(image.size, name, policy)
+        if kind == "TIFF":
+            return _tiff(image, name, policy)
+        several = getattr(image, "n_frames", 1) > 1
         original = image.size
-        check_pixels(original, name, policy)
-        exif = _exif(image)
-        fitted = fitted_size(original, policy)
-        unchanged = _keeps_bytes(image) and exif == UPRIGHT
         image.load()
-        if policy.store == "keep" and unchanged:
-            return stored(content, kind, fitted, original, name, 1)
+        # Some PNGs have their EXIF behind the pixels.
+        exif = _exif(image)
+        if policy.store == "keep" and not several and exif == UPRIGHT and _seen_alike(image):
+            return stored(content, kind, original, original, name, 1)
         return encode_fitted(image, original, exif.orientation, name, policy)
     except Rejected:
         raise
@@ -115,21 +119,34 @@ def store_here(content: bytes, kind: str, name: str, policy: ImagePolicy) -> Sto
     return decode_other(content, kind, name, policy)
 
 
+def _tiff(image: Image.Image, name: str, policy: ImagePolicy) -> StoredImage:
+    """Stores a TIFF, which Pillow turns upright when it decodes it, unlike all other formats."""
+    orientation = getattr(image, "tag_v2", {}).get(_ORIENTATION_TAG, 1)
+    image.load()
+    if orientation not in TURNS:
+        return encode_fitted(image, image.size, 1, name, policy)
+    # Turned back, so that one way serves all formats; such files are rare.
+    as_filed = image.transpose(TURNS[_OPPOSITE.get(orientation, orientation)])
+    return encode_fitted(as_filed, as_filed.size, orientation, name, policy)
+
+
 def _exif(image: Image.Image) -> Exif:
-    if image.format == "TIFF":
-        tags = getattr(image, "tag_v2", {})
-        turned = tags.get(_ORIENTATION_TAG, 1)
-        return Exif(turned if turned in range(1, 9) else 1, True)
-    block = image.info.get("exif")
+    block, text = image.info.get("exif"), image.info.get("Raw profile type exif")
+    if block is None and isinstance(text, str):
+        # ImageMagick's way: a name, a length, and hexadecimal digits, in three or more lines.
+        try:
+            block = bytes.fromhex("".join(text.split("\n")[3:]))
+        except ValueError:
+            return UPRIGHT
     return read_exif(block) if isinstance(block, bytes) else UPRIGHT
 
 
-def _keeps_bytes(image: Image.Image) -> bool:
+def _seen_alike(image: Image.Image) -> bool:
+    """Whether training, which converts to RGB and nothing else, sees what is seen here."""
     return (
         image.format in _KEPT_FORMATS
         and image.mode in ("RGB", "L", "P", "1")
         and not image.has_transparency_data
-        and getattr(image, "n_frames", 1) == 1
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 
 from data_prep.config import ImagePolicy
 from data_prep.images import StoredImage, store_image, stored_box
@@ -74,7 +75,10 @@ def test_other_modes_become_rgb(mode: str) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize(("kind", "max_side"), [("JPEG", 512), ("PNG", 512), ("JPEG", 60)])
+@pytest.mark.parametrize(
+    ("kind", "max_side"),
+    [("JPEG", 512), ("PNG", 512), ("WEBP", 512), ("TIFF", 512), ("JPEG", 60), ("TIFF", 60)],
+)
 def test_boxes_turn_with_the_image(orientation: int, kind: str, max_side: int) -> None:
     image = Image.new("RGB", (120, 80))
     # A white box at a place where no turn maps it onto itself.
@@ -137,6 +141,29 @@ def test_a_stored_box_never_leaves_the_image(
     assert 0 <= y0 < y1 <= height
 
 
+def test_compressed_tiffs_and_late_exif_are_turned_once() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    image = Image.new("RGB", (120, 80))
+    contents = [
+        encoded(image, "TIFF", exif=exif, compression=compression)
+        for compression in ("tiff_lzw", "tiff_adobe_deflate", "jpeg")
+    ]
+    early = encoded(image, "PNG", exif=exif)
+    start = early.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(early[start : start + 4], "big")
+    contents.append(early[:start] + early[end:-12] + early[start:end] + early[-12:])
+    text = PngInfo()
+    profile = exif.tobytes().hex()
+    text.add_text("Raw profile type exif", f"\nexif\n{len(profile) // 2}\n{profile}\n")
+    contents.append(encoded(image, "PNG", pnginfo=text))
+    for content in contents:
+        stored = store_image(content, "a", POLICY)
+        assert opened(stored).size == (80, 120)
+        assert (stored.facts.original_width, stored.orientation) == (120, 8)
+        assert stored_box((0, 0, 30, 80), stored) == (0, 90, 80, 120)
+
+
 def pixel(stored: StoredImage, place: tuple[int, int] = (0, 0)) -> tuple[int, ...]:
     colour = opened(stored).getpixel(place)
     assert isinstance(colour, tuple)
@@ -180,7 +207,8 @@ def test_big_endian_16_bit_tiffs_are_scaled() -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize(
-    ("alpha", "wanted"), [(0, (255,) * 3), (255, (200, 0, 0)), (128, (227, 127, 127))]
+    ("alpha", "wanted"),
+    [(0, (255,) * 3), (255, (200, 0, 0)), (128, (227, 127, 127))],
 )
 def test_transparent_pixels_lie_over_white(
     kind: str, alpha: int, wanted: tuple[int, int, int]
@@ -284,7 +312,7 @@ def test_fitted_pixels_are_those_of_pillows_filter(
 ) -> None:
     # Detail of every size, the finest of which must not come through as something else.
     pattern = Image.effect_noise((size[0] // 4, size[1] // 4), 60).resize(size)
-    image = Image.merge("RGB", [pattern, pattern.transpose(Image.Transpose.ROTATE_180), pattern])
+    image = pattern.convert("RGB")
     fitted = opened(
         store_image(encoded(image, "PNG"), "a", ImagePolicy(resample=resample, quality=100))
     )
