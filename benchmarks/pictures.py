@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 WIDTH, HEIGHT = 640, 480
-QUALITY = 87
+QUALITY = 85
 _MEAN, _CONTRAST = 118.0, 52.0
 _COLOURFULNESS = 0.25
 
