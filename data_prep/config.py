@@ -8,6 +8,9 @@ ReaderName = Literal["coco_captions", "vqav2", "refer", "snli_ve", "coco_instanc
 MAX_DECODED_PIXELS = 89_478_485
 """Pillow warns of a decompression bomb above this; ImagePolicy may not go higher."""
 
+MAX_UPSCALED_SIDE = 8192
+"""Images are not enlarged to more than what MAX_DECODED_PIXELS lets in."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImagePolicy:
@@ -39,6 +42,11 @@ class ImagePolicy:
         if not 0.05 <= self.time_limit_s <= 3600:
             raise ValueError(
                 f"image.time_limit_s must be between 0.05 and 3600, found {self.time_limit_s}"
+            )
+        if self.upscale and self.max_side > MAX_UPSCALED_SIDE:
+            raise ValueError(
+                f"image.upscale enlarges to at most {MAX_UPSCALED_SIDE} pixels, "
+                f"image.max_side is {self.max_side}"
             )
         if self.store == "keep" and self.upscale:
             raise ValueError("image.upscale has no meaning when image.store is 'keep'")

@@ -26,7 +26,7 @@ from data_prep.quarantine import Reason, Rejected
 from data_prep.schema import ImageFacts
 
 MEMORY_BYTES = 4 * 2**30
-"""Address space of the helper: an image at the highest bound, in every step of its way."""
+"""Address space that an image may take: one at the highest bound, in every step of its way."""
 _WALL_FACTOR = 20
 """Wall time that a second of CPU time may take on a busy machine."""
 _LENGTHS = struct.Struct("<II")
@@ -70,6 +70,10 @@ class Isolation:
                 answer, stored = _receive(process.stdout)
             except (BrokenPipeError, EOFError):
                 raise self._ended(process, name, policy) from None
+            except BaseException:
+                # Interrupted in between: what comes out of the pipe next belongs to this image.
+                self.stop()
+                raise
         if "reason" in answer:
             raise Rejected(Reason(answer["reason"]), answer["detail"])
         return StoredImage(
@@ -93,6 +97,8 @@ class Isolation:
                 [sys.executable, "-c", _PROGRAM.format(root)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                # Each thread of a linear algebra library takes its share of the address space.
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
             )
             self._owner = os.getpid()
             assert self._process.stdout is not None
@@ -120,7 +126,8 @@ atexit.register(ISOLATION.stop)
 def serve() -> None:
     """The helper: answers until its parent closes the pipe."""
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    limit = _address_space_bytes() + MEMORY_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # An interrupt from the keyboard goes to the whole group; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -138,13 +145,19 @@ def serve() -> None:
         except EOFError:
             return
         policy = ImagePolicy(**head["policy"])
-        _set_timers(policy.time_limit_s)
+        set_timers(policy.time_limit_s)
         answer, stored = _answer(content, head["kind"], head["name"], policy)
-        _set_timers(0)
+        set_timers(0)
         _send(answers, answer, stored)
 
 
-def _set_timers(seconds: float) -> None:
+def _address_space_bytes() -> int:
+    pages = Path("/proc/self/statm").read_text().split()[0]
+    return int(pages) * resource.getpagesize()
+
+
+def set_timers(seconds: float) -> None:
+    """Lets the kernel end this process after so much CPU time; 0 calls that off."""
     signal.setitimer(signal.ITIMER_PROF, seconds)
     signal.setitimer(signal.ITIMER_REAL, _WALL_FACTOR * seconds)
 

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from io import BytesIO
 
@@ -62,29 +61,34 @@ def test_one_helper_serves_many_images() -> None:
     assert helper() == first
 
 
-def test_a_blocked_decoder_is_ended_by_wall_time() -> None:
+def test_a_process_that_only_waits_is_ended_as_well() -> None:
+    program = (
+        "import time; from data_prep.images.isolation import set_timers\n"
+        "set_timers(0.05); time.sleep(60)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], timeout=50, check=False)
+    assert done.returncode == -signal.SIGALRM
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_an_interrupted_image_leaves_no_answer_for_the_next() -> None:
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
     store_image(png(1), "a.png", ImagePolicy())
-    blocked = helper()
-    ended: list[Rejected] = []
-
-    def store() -> None:
-        try:
-            store_image(large, "a.png", ImagePolicy(time_limit_s=0.05))
-        except Rejected as rejected:
-            ended.append(rejected)
-
-    sink = BytesIO()
-    Image.effect_noise((1000, 1000), 50).save(sink, "PNG")
-    large = sink.getvalue()
-    worker = threading.Thread(target=store)
-    worker.start()
-    # Whatever it did in time, it does nothing more; stopping it costs it no CPU time.
-    blocked.suspend()
-    worker.join(0.2)
-    blocked.resume()
-    worker.join(30)
-    assert not worker.is_alive()
-    assert all(rejected.reason == Reason.TIMED_OUT for rejected in ended)
+    slow = many_scans(4_000, 20_000)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        with pytest.raises(Interrupted):
+            store_image(slow, "slow.jpg", ImagePolicy(time_limit_s=60))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert store_image(png(1), "a.png", ImagePolicy()).facts.name == "a.png"
 
 
 @pytest.mark.parametrize("ending", [signal.SIGSEGV, signal.SIGKILL])

@@ -147,6 +147,7 @@ def test_sources_have_different_names(raw: Path) -> None:
         {"time_limit_s": 0},
         {"time_limit_s": float("nan")},
         {"upscale": True, "store": "keep"},
+        {"upscale": True, "max_side": 9000},
     ],
 )
 def test_impossible_image_policies_are_refused(changes: dict[str, Any]) -> None:
