@@ -25,23 +25,48 @@ _IMAGES_WITHIN = ("ofa_tsv", "table", "webdataset")
 MAX_DECODED_PIXELS = 89_478_485
 """Pillow warns of a decompression bomb above this; ImagePolicy may not go higher."""
 
+MAX_UPSCALED_SIDE = 8192
+"""Images are not enlarged to more than what MAX_DECODED_PIXELS lets in."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImagePolicy:
     """How images are stored."""
 
+    store: Literal["fit", "keep"] = "fit"
+    """fit: JPEGs of at most max_side; a JPEG that fits already keeps its bytes. keep: the files'
+    own size, and their bytes where training would see the same pixels (upright, 8-bit, opaque JPEG,
+    PNG and WebP); everything else becomes a JPEG."""
     max_side: int = 512
-    """Longer side of a stored image in pixels; larger images are fitted, smaller ones kept."""
+    """fit only: longer side of a stored image in pixels; larger images are fitted, smaller ones
+    kept."""
+    upscale: bool = False
+    """fit only: enlarge smaller images to max_side, too."""
+    resample: Literal["bicubic", "lanczos"] = "bicubic"
+    """Filter of resized images, both antialiasing; lanczos is a little sharper and slower."""
     quality: int = 95
     """JPEG quality of images that have to be encoded again."""
     max_pixels: int = 64_000_000
     """An image whose header promises more pixels is rejected before it is decoded."""
+    time_limit_s: float = 20.0
+    """CPU seconds that decoding one image may take before the image is rejected."""
 
     def __post_init__(self) -> None:
         if self.max_side < 1:
             raise ValueError(f"image.max_side must be at least 1, found {self.max_side}")
         if not 1 <= self.quality <= 100:
             raise ValueError(f"image.quality must be between 1 and 100, found {self.quality}")
+        if not 0.05 <= self.time_limit_s <= 3600:
+            raise ValueError(
+                f"image.time_limit_s must be between 0.05 and 3600, found {self.time_limit_s}"
+            )
+        if self.upscale and self.max_side > MAX_UPSCALED_SIDE:
+            raise ValueError(
+                f"image.upscale enlarges to at most {MAX_UPSCALED_SIDE} pixels, "
+                f"image.max_side is {self.max_side}"
+            )
+        if self.store == "keep" and self.upscale:
+            raise ValueError("image.upscale has no meaning when image.store is 'keep'")
         if not 1 <= self.max_pixels <= MAX_DECODED_PIXELS:
             raise ValueError(
                 f"image.max_pixels must be between 1 and {MAX_DECODED_PIXELS}, "

@@ -26,7 +26,7 @@ from data_prep.schema import SCHEMA_VERSION
 from data_prep.shard_job import ShardTask, SourceFacts
 from data_prep.stores import Stamp, absolute_location, input_name, input_sha256, open_store
 
-_DIGEST_VERSION = "prefixworks.shard/2"
+_DIGEST_VERSION = "prefixworks.shard/3"
 """Part of every shard's digest: raised when the same records give other bytes than before."""
 
 

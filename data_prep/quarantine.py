@@ -20,6 +20,8 @@ class Reason(StrEnum):
     TRUNCATED_IMAGE = "truncated_image"
     CORRUPT_IMAGE = "corrupt_image"
     TOO_MANY_PIXELS = "too_many_pixels"
+    UNSUPPORTED_IMAGE = "unsupported_image"
+    TIMED_OUT = "timed_out"
     BAD_IMAGE_NAME = "bad_image_name"
     SIZE_MISMATCH = "size_mismatch"
     BAD_BOX = "bad_box"

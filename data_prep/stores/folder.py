@@ -91,6 +91,8 @@ class FolderStore(AddressedStore):
                     file.seek(address.offset)
                 return file.read(length)
         except (FileNotFoundError, NotADirectoryError) as error:
+            if not Path(self._folder).is_dir():
+                raise StoreError(f"{self._folder}: no such folder of images any more") from error
             raise Rejected(Reason.MISSING_IMAGE, f"{name}: no such file") from error
         except (OSError, ValueError) as error:
             words = (isinstance(error, OSError) and error.strerror) or error

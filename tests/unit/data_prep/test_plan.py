@@ -7,6 +7,7 @@ import json
 import random
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -184,8 +185,18 @@ def test_sources_have_different_names(raw: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"max_side": 0}, {"quality": 101}, {"max_pixels": 100_000_000}, {"max_pixels": 0}]
+    "changes",
+    [
+        {"max_side": 0},
+        {"quality": 101},
+        {"max_pixels": 100_000_000},
+        {"max_pixels": 0},
+        {"time_limit_s": 0},
+        {"time_limit_s": float("nan")},
+        {"upscale": True, "store": "keep"},
+        {"upscale": True, "max_side": 9000},
+    ],
 )
-def test_impossible_image_policies_are_refused(changes: dict[str, int]) -> None:
+def test_impossible_image_policies_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"image.{next(iter(changes))}"):
         ImagePolicy(**changes)
