@@ -1,5 +1,6 @@
 """What a preparation says before and after: the plan, what changed, and the table at the end."""
 
+import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,8 +19,8 @@ from data_prep.stores import open_store
 
 _ESTIMATE_SHARDS, _ESTIMATE_IMAGES = 8, 8
 """Shards that an estimate looks into, and images of each."""
-_TAR_BYTES = 3 * 512
-"""Headers of a sample's two members, and padding."""
+_FACTS_BYTES = 350
+"""What a sample's JSON holds beyond its record's: facts of the image and the instruction."""
 
 
 @dataclass(kw_only=True)
@@ -104,8 +105,15 @@ def estimated_bytes(plan: DatasetPlan) -> tuple[int, int] | None:
             size = _stored_bytes(task, content)
             if size is not None:
                 good += 1
-                total += share * size + len(content) + _TAR_BYTES
-    return (round(total / tried * plan.records), good) if good else None
+                total += share * _member_bytes(size) + _member_bytes(len(content) + _FACTS_BYTES)
+    # Two blocks of zeros end a shard, and half a record fills it up on average.
+    ends = plan.shards * (2 * tarfile.BLOCKSIZE + tarfile.RECORDSIZE // 2)
+    return (round(total / tried * plan.records) + ends, good) if good else None
+
+
+def _member_bytes(size: int) -> int:
+    """A member of a tar: its header, and its bytes in whole blocks."""
+    return tarfile.BLOCKSIZE * (1 + -(-size // tarfile.BLOCKSIZE))
 
 
 def _distinct_share(task: ShardTask) -> float:

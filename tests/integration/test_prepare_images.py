@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from data_prep.config import ImagePolicy
-from data_prep.schema import QUARANTINE_NAME, read_manifest
+from data_prep.manifest import QUARANTINE_NAME, read_manifest
 from jobs.cli import main
 from pipeline.config_reader import to_yaml
 from tests.support.odd_images import many_scans
