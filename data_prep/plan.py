@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from data_prep.config import ImagePolicy, PrepareConfig, SourceConfig
 from data_prep.errors import DataError
@@ -54,6 +54,12 @@ class DatasetPlan:
     _tasks: tuple[ShardTask, ...]
     _rejections: tuple[Rejection, ...]
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is open."""
+
     @property
     def shards(self) -> int:
         """Number of shards."""
@@ -79,14 +85,19 @@ class DatasetPlan:
 
 
 def plan_dataset(
-    config: PrepareConfig, name: str, on_read: Callable[[int], None] | None = None
+    config: PrepareConfig,
+    name: str,
+    *,
+    keep: bool = True,
+    on_progress: Callable[[str, int], None] | None = None,
 ) -> DatasetPlan:
     """Reads the annotations of a dataset and lays out its shards.
 
     Args:
         config: What to prepare.
         name: Which of its datasets.
-        on_read: Called with the number of annotations that were read so far, now and then.
+        keep: Whether something may be written into the dataset's folder; nothing is so far.
+        on_progress: Called with a source's name and how many of its annotations were read so far.
 
     Raises:
         DataError: An annotation file is missing or unusable as a whole.
@@ -99,7 +110,7 @@ def plan_dataset(
     facts = tuple(_facts(source) for source in sources)
     rejections: list[Rejection] = []
     by_task: Counter[str] = Counter()
-    ordered = _ordered(sources, config.seed, rejections, by_task, on_read)
+    ordered = _ordered(sources, config.seed, rejections, by_task, on_progress)
     stats = _ImageStats()
     tasks = []
     for number, first in enumerate(range(0, len(ordered), config.shard_size)):
@@ -172,14 +183,14 @@ def _ordered(
     seed: int,
     rejections: list[Rejection],
     by_task: Counter[str],
-    on_read: Callable[[int], None] | None,
+    on_progress: Callable[[str, int], None] | None,
 ) -> list[_Entry]:
     """Reads all sources and puts their records in order; rejections and counts are filled in."""
     entries: list[_Entry] = []
     for number, source in enumerate(sources):
-        for item in READERS[source.reader](source):
-            if on_read is not None and (len(entries) + len(rejections)) % 1000 == 0:
-                on_read(len(entries) + len(rejections))
+        for count, item in enumerate(READERS[source.reader](source), start=1):
+            if on_progress is not None and count % 1000 == 0:
+                on_progress(source.source_name, count)
             if isinstance(item, Rejection):
                 rejections.append(item)
                 continue

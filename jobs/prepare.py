@@ -44,8 +44,8 @@ def main(argv: Sequence[str]) -> int:
     )
     if dry_run:
         for name in config.datasets:
-            plan = plan_dataset(config, name)
-            print(describe(plan, survey(plan)))
+            with plan_dataset(config, name, keep=False) as plan:
+                print(describe(plan, survey(plan)))
         return 0
     prepare(config, Console())
     return 0
@@ -91,9 +91,11 @@ def _prepare_one(
 ) -> tuple[Manifest, Work]:
     started = time.monotonic()
     work = Work()
-    with locked(Path(config.output_dir, name)) as claim, Steps(console, name) as steps:
-        steps.begin("reading annotations")
-        plan = plan_dataset(config, name, lambda done: steps.advance(done, "samples"))
+    with (
+        locked(Path(config.output_dir, name)) as claim,
+        Steps(console, name) as steps,
+        _planned(config, name, steps) as plan,
+    ):
         steps.begin("checking shards", plan.shards)
         found = survey(plan, lambda done: steps.advance(done, "shards"))
         for line in outlook(plan, found):
@@ -102,18 +104,34 @@ def _prepare_one(
         if numbers:
             claim.begin()
             _build(plan, numbers, claim, workers(), steps, work, retry)
-        manifest = None if work.made else complete_manifest(plan)
-        if manifest is None:
-            work.finished = True
-            claim.begin()
-            withdraw_manifest(plan)
-            manifest = finish(plan, config.max_reject_rate, claim)
-        else:
-            check_rejects(plan, manifest, config.max_reject_rate)
-    work.seconds = time.monotonic() - started
-    line = summary_line(plan, manifest, work)
+        manifest = _ended(plan, claim, work, config.max_reject_rate)
+        work.seconds = time.monotonic() - started
+        line = summary_line(plan, manifest, work)
     console.print(line, highlight=False, soft_wrap=True)
     return manifest, work
+
+
+def _planned(config: PrepareConfig, name: str, steps: Steps) -> DatasetPlan:
+    steps.begin("reading annotations")
+    read: dict[str, int] = {}
+
+    def on_progress(source: str, count: int) -> None:
+        read[source] = count
+        steps.advance(sum(read.values()), "annotations")
+
+    return plan_dataset(config, name, on_progress=on_progress)
+
+
+def _ended(plan: DatasetPlan, claim: Claim, work: Work, max_reject_rate: float) -> Manifest:
+    """The manifest, after the files of the whole dataset were written where that was needed."""
+    manifest = None if work.made else complete_manifest(plan)
+    if manifest is not None:
+        check_rejects(plan, manifest, max_reject_rate)
+        return manifest
+    work.finished = True
+    claim.begin()
+    withdraw_manifest(plan)
+    return finish(plan, max_reject_rate, claim)
 
 
 def _build(
