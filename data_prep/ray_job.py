@@ -11,13 +11,14 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 # Before ray is imported: it reads these once.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
-import PIL
 import ray
 from PIL import features
 
@@ -163,9 +164,16 @@ def _build(
         raise DataError(f"{error} (shard {task.number}, node {socket.gethostname()})") from error
 
 
+@cache
 def _versions() -> dict[str, str | None]:
-    """What decides the bytes of an encoded image."""
-    return {"Pillow": PIL.__version__, "libjpeg": features.version_codec("jpg")}
+    """What decides the bytes of a fitted and encoded image."""
+    found: dict[str, str | None] = {"libjpeg": features.version_codec("jpg")}
+    for name in ("pillow", "cykooz-resizer"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
 
 
 def _listed(versions: dict[str, str | None]) -> str:

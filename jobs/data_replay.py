@@ -54,12 +54,12 @@ def main(argv: Sequence[str]) -> int:
 
 def _outlook(config: PrepareConfig, name: str, rejected: dict[str, str]) -> str:
     with plan_dataset(config, name, keep=False) as plan:
-        found, shards = survey(plan), plan.shards
-    return (
-        f"{name}: {len(rejected)} samples are quarantined ({_counted(rejected.values())}); "
-        f"{len(found.rejecting)} finished shards hold rejected samples, which are tried again; "
-        f"{len(found.todo)} of {shards} shards are made, since their input changed"
-    )
+        found = survey(plan)
+        return (
+            f"{name}: {len(rejected)} samples are quarantined ({_counted(rejected.values())}); "
+            f"{len(found.rejecting)} finished shards hold rejected samples, which are tried again; "
+            f"{len(found.todo)} of {plan.shards} shards are made, since their input changed"
+        )
 
 
 def _quarantined(folder: Path) -> dict[str, str]:

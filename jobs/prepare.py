@@ -104,25 +104,34 @@ def _prepare_one(
         if numbers:
             claim.begin()
             _build(plan, numbers, claim, workers(), steps, work, retry)
-        manifest = None if work.made else complete_manifest(plan)
-        if manifest is None:
-            work.finished = True
-            claim.begin()
-            withdraw_manifest(plan)
-            manifest = finish(plan, config.max_reject_rate, claim)
-        else:
-            check_rejects(plan, manifest, config.max_reject_rate)
-    work.seconds = time.monotonic() - started
-    line = summary_line(plan, manifest, work)
+        manifest = _ended(plan, claim, work, config.max_reject_rate)
+        work.seconds = time.monotonic() - started
+        line = summary_line(plan, manifest, work)
     console.print(line, highlight=False, soft_wrap=True)
     return manifest, work
 
 
 def _planned(config: PrepareConfig, name: str, steps: Steps) -> DatasetPlan:
     steps.begin("reading annotations")
-    return plan_dataset(
-        config, name, on_progress=lambda source, done: steps.advance(done, f"samples of {source}")
-    )
+    read: dict[str, int] = {}
+
+    def on_progress(source: str, count: int) -> None:
+        read[source] = count
+        steps.advance(sum(read.values()), "annotations")
+
+    return plan_dataset(config, name, on_progress=on_progress)
+
+
+def _ended(plan: DatasetPlan, claim: Claim, work: Work, max_reject_rate: float) -> Manifest:
+    """The manifest, after the files of the whole dataset were written where that was needed."""
+    manifest = None if work.made else complete_manifest(plan)
+    if manifest is not None:
+        check_rejects(plan, manifest, max_reject_rate)
+        return manifest
+    work.finished = True
+    claim.begin()
+    withdraw_manifest(plan)
+    return finish(plan, max_reject_rate, claim)
 
 
 def _build(

@@ -96,7 +96,7 @@ def estimated_bytes(plan: DatasetPlan) -> tuple[int, int] | None:
     """
     step = max(1, plan.shards // _ESTIMATE_SHARDS)
     total, tried, good = 0.0, 0, 0
-    for number in range(0, plan.shards, step):
+    for number in range(0, plan.shards, step)[:_ESTIMATE_SHARDS]:
         task = plan.task(number)
         share = _distinct_share(task) if task.store_once else 1.0
         every = max(1, len(task.records) // _ESTIMATE_IMAGES)

@@ -88,21 +88,29 @@ class RayNode:
                     return child
         return None
 
-    def lose(self) -> list[str]:
+    def lose(self, doing: str) -> None:
         """Kills the node as a power cut would: the raylet and its workers, none of them asked.
 
-        Returns:
-            The names of its processes, which say what its workers were at.
+        Args:
+            doing: The task that one of its workers has to be in the middle of.
         """
         raylet = self.raylet()
         assert raylet is not None, "the node has no raylet"
-        workers = raylet.children(recursive=True)
-        names = [" ".join(worker.cmdline()) for worker in workers]
-        raylet.send_signal(signal.SIGKILL)
-        for worker in workers:
+        until = time.monotonic() + 60
+        while True:
+            workers = raylet.children(recursive=True)
+            if any(_title(worker).startswith(f"ray::{doing}") for worker in workers):
+                break
+            assert time.monotonic() < until, f"the node never did {doing}"
+        for process in (raylet, *workers):
             with suppress(psutil.NoSuchProcess):
-                worker.kill()
-        return names
+                process.send_signal(signal.SIGKILL)
+
+
+def _title(process: psutil.Process) -> str:
+    with suppress(psutil.NoSuchProcess):
+        return " ".join(process.cmdline()).strip()
+    return ""
 
 
 @contextmanager
