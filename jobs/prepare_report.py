@@ -73,8 +73,8 @@ def outlook(plan: DatasetPlan, found: Survey) -> Iterator[str]:
     if found.changed:
         differs = changes(plan)
         yield (
-            f"changed   {differs.new} samples are new, {differs.gone} are gone; "
-            f"{len(found.todo)} of {plan.shards} shards are made"
+            f"changed   {differs.new} samples are in no finished shard, {differs.gone} of theirs "
+            f"are gone; {len(found.todo)} of {plan.shards} shards are made"
         )
         if differs.new or differs.gone:
             yield (
