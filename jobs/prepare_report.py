@@ -18,8 +18,8 @@ from data_prep.stores import open_store
 
 _ESTIMATE_SHARDS, _ESTIMATE_IMAGES = 8, 8
 """Shards that an estimate looks into, and images of each."""
-_TAR_BYTES = 3 * 512
-"""Headers of a sample's two members, and padding."""
+_MEMBER_BYTES = 512 + 256
+"""A tar member's header, and its padding on average."""
 
 
 @dataclass(kw_only=True)
@@ -104,13 +104,17 @@ def estimated_bytes(plan: DatasetPlan) -> tuple[int, int] | None:
             size = _stored_bytes(task, content)
             if size is not None:
                 good += 1
-                total += share * size + len(content) + _TAR_BYTES
+                total += share * (size + _MEMBER_BYTES) + len(content) + _MEMBER_BYTES
     return (round(total / tried * plan.records), good) if good else None
 
 
 def _distinct_share(task: ShardTask) -> float:
-    records = map(SourceRecord.from_bytes, task.records)
-    return len({(source, record.image) for source, record in records}) / len(task.records)
+    # Sources may share a store, and then their images.
+    images = {
+        (task.sources[source].images, record.address or record.image)
+        for source, record in map(SourceRecord.from_bytes, task.records)
+    }
+    return len(images) / len(task.records)
 
 
 def _stored_bytes(task: ShardTask, content: bytes) -> int | None:

@@ -82,4 +82,4 @@ def test_an_estimate_knows_of_images_that_are_stored_once(
 
     wide = dataclasses.replace(config, shard_size=30)
     once = dataclasses.replace(wide, store_images="once_per_shard")
-    assert estimated(once) < 0.9 * estimated(wide)
+    assert estimated(once) < 0.6 * estimated(wide)
