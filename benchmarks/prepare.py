@@ -71,6 +71,8 @@ class Row:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
     options = _options(argv)
+    if options.work_dir is not None:
+        Path(options.work_dir).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="prepare-benchmark-", dir=options.work_dir) as work:
         try:
             rows = _measure(options, Path(work))

@@ -5,7 +5,7 @@ files their names (data_prep.dataset.commit), so work of a run that is no more c
 """
 
 import os
-import resource
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -141,8 +141,16 @@ def _built(
 
 
 def peak_bytes() -> int:
-    """Most memory that this process ever held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Most memory that this process ever held; 0 where the system does not say.
+
+    Not from getrusage, whose peak a process inherits from the one that started it.
+    """
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return 0
+    found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+    return 1024 * int(found[1]) if found else 0
 
 
 def _write(task: ShardTask, tar: Path, images: ImageCache) -> LedgerEntry:

@@ -74,8 +74,8 @@ def outlook(plan: DatasetPlan, found: Survey) -> Iterator[str]:
     if found.changed:
         differs = changes(plan)
         yield (
-            f"changed   {differs.new} samples are new, {differs.gone} are gone; "
-            f"{len(found.todo)} of {plan.shards} shards are made"
+            f"changed   {differs.new} samples are in no finished shard, {differs.gone} of theirs "
+            f"are gone; {len(found.todo)} of {plan.shards} shards are made"
         )
         if differs.new or differs.gone:
             yield (
@@ -117,8 +117,12 @@ def _member_bytes(size: int) -> int:
 
 
 def _distinct_share(task: ShardTask) -> float:
-    records = map(SourceRecord.from_bytes, task.records)
-    return len({(source, record.image) for source, record in records}) / len(task.records)
+    # Sources may share a store, and then their images.
+    images = {
+        (task.sources[source].images, record.address or record.image)
+        for source, record in map(SourceRecord.from_bytes, task.records)
+    }
+    return len(images) / len(task.records)
 
 
 def _stored_bytes(task: ShardTask, content: bytes) -> int | None:
