@@ -107,8 +107,8 @@ def _read(source: SourceConfig, policy: ImagePolicy, most: int, found: SourceLin
     with tempfile.TemporaryDirectory(prefix="prefixworks-lint-") as name:
         folder = Path(name)
         facts = facts_of(source, folder)
-        blob = folder / "images.blob" if source.reader == "table" else None
-        for item in READERS[source.reader](source, Workspace(folder=folder, blob=blob)):
+        work = Workspace(folder=folder, blob=folder / "images.blob", blob_grows=True)
+        for item in READERS[source.reader](source, work):
             # The clock starts with the first annotation: until then a reader may read much.
             end = end or time.monotonic() + BUDGET_S
             if found.seen >= most or time.monotonic() > end:

@@ -90,11 +90,14 @@ class Workspace:
         folder: For what it has to join; everything in there is temporary.
         blob: File for images that cannot be reached where they are; None leaves it unwritten.
         blob_name: Its name in addresses.
+        blob_grows: Whether its images are read while it is written: then it has its name from the
+            beginning, and stays incomplete when reading is broken off.
     """
 
     folder: Path
     blob: Path | None = None
     blob_name: str = "images.blob"
+    blob_grows: bool = False
 
 
 Reader = Callable[[SourceConfig, Workspace], Iterator[ReadItem]]
