@@ -57,7 +57,7 @@ class ImageCache:
         self.loaded += 1
         return image
 
-    def _keep(self, key: tuple[str, str], image: StoredImage | Rejected) -> None:
+    def _keep(self, key: tuple[str, str, str], image: StoredImage | Rejected) -> None:
         self._kept[key] = image
         self.bytes += _size(image)
         while self.bytes > self._limit:

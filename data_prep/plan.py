@@ -18,8 +18,8 @@ from data_prep.catalog import Catalog, Row, open_catalog
 from data_prep.catalog_build import CatalogInput, Progress
 from data_prep.claim import LEDGER
 from data_prep.config import ImagePolicy, PrepareConfig, SourceConfig
-from data_prep.errors import DataError
 from data_prep.fields import canonical_json
+from data_prep.files import make_folder
 from data_prep.quarantine import Rejection
 from data_prep.readers.inputs import input_files
 from data_prep.schema import SCHEMA_VERSION
@@ -211,15 +211,7 @@ def plan_dataset(
     folder = Path(config.output_dir, name)
     ledger = folder / LEDGER
     if keep:
-        try:
-            ledger.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(f"{folder} cannot be written: {error.strerror}") from error
-    uncopied = [
-        number
-        for number, source in enumerate(sources)
-        if not keep and copied(source) and not (ledger / wanted.blob_name(number)).is_file()
-    ]
+        make_folder(ledger)
     return DatasetPlan(
         name=name,
         folder=folder,
@@ -230,7 +222,15 @@ def plan_dataset(
         seed=config.seed,
         shard_size=config.shard_size,
         store_images=config.store_images,
-        uncopied=frozenset(uncopied),
+        uncopied=frozenset() if keep else _uncopied(wanted, ledger),
+    )
+
+
+def _uncopied(wanted: CatalogInput, ledger: Path) -> frozenset[int]:
+    return frozenset(
+        number
+        for number, source in enumerate(wanted.sources)
+        if copied(source) and not (ledger / wanted.blob_name(number)).is_file()
     )
 
 

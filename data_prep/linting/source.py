@@ -18,7 +18,7 @@ from data_prep.plan import facts_of
 from data_prep.quarantine import Reason, Rejected, Rejection
 from data_prep.readers import READERS, Workspace
 from data_prep.readers.inputs import input_files
-from data_prep.shard_job import make_sample, rejection_of
+from data_prep.shard_job import make_sample
 from data_prep.stores import absolute_location, open_input, open_store
 
 BUDGET_S = 10.0
@@ -127,6 +127,6 @@ def _read(source: SourceConfig, policy: ImagePolicy, most: int, found: SourceLin
                 )
                 found.tasks[item.task] += 1
             except Rejected as rejected:
-                found.reject(rejection_of(item, rejected))
+                found.reject(item.rejection(rejected))
             found.images = images.loaded
     found.whole = True

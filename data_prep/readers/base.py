@@ -67,6 +67,15 @@ class SourceRecord:
         except (UnicodeEncodeError, ValueError) as error:
             raise Rejected(Reason.BAD_TEXT, str(error)) from error
 
+    def rejection(self, rejected: Rejected) -> Rejection:
+        """The quarantine row that it becomes."""
+        return Rejection(
+            uid=self.uid,
+            position=self.position,
+            reason=rejected.reason,
+            detail=rejected.detail,
+        )
+
     @classmethod
     def from_bytes(cls, content: bytes) -> tuple[int, "SourceRecord"]:
         """The number of the source and the record that to_bytes was given."""

@@ -34,7 +34,7 @@ from data_prep.roles import OPTIONAL_ROLES, roles_of
 from data_prep.schema import Sample
 from data_prep.stores import input_name, range_address
 
-IMAGE_EXTENSIONS: Final = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 """Members that may be the image; the first one that a sample has is."""
 MAX_TEXT_BYTES = 1 << 24
 """A larger json or text member is rejected unread."""
@@ -164,11 +164,11 @@ def _share(parts: _Parts, values: dict[str, Any], shared: dict[str, tuple[int, i
     digest = image.get("sha256") if isinstance(image, dict) else None
     if not isinstance(digest, str):
         return
-    own = next((parts.images[e] for e in IMAGE_EXTENSIONS if e in parts.images), None)
+    own = next((parts.images[e] for e in IMAGE_SUFFIXES if e in parts.images), None)
     if own is not None:
         shared[digest] = own
     elif digest in shared:
-        parts.images[IMAGE_EXTENSIONS[0]] = shared[digest]
+        parts.images[IMAGE_SUFFIXES[0]] = shared[digest]
 
 
 def _values(parts: _Parts) -> dict[str, Any]:
@@ -221,7 +221,7 @@ def _record(
 
 
 def _image(parts: _Parts, path: str, wanted: str | None) -> str:
-    for extension in (wanted,) if wanted else IMAGE_EXTENSIONS:
+    for extension in (wanted,) if wanted else IMAGE_SUFFIXES:
         if extension in parts.images:
             offset, size = parts.images[extension]
             return range_address(input_name(path), offset, size)
