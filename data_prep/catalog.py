@@ -16,9 +16,8 @@ from typing import Final, NamedTuple
 from data_prep.catalog_build import BLOB_NAME, CatalogBuild, CatalogInput, Progress
 from data_prep.errors import DataError
 from data_prep.fields import canonical_json
-from data_prep.files import TEMPORARY_SUFFIX, write_whole
+from data_prep.files import file_sha256, temporary_path, write_whole
 from data_prep.quarantine import Reason, Rejection
-from data_prep.shards import file_sha256
 
 CATALOG_NAME: Final = "catalog.sqlite"
 STATE_NAME: Final = "catalog.state"
@@ -115,8 +114,7 @@ def _make(
 ) -> None:
     """Makes a catalog in a folder, and the files of copied images where there is a place."""
     final = folder / CATALOG_NAME
-    temporary = folder / f".{CATALOG_NAME}.{os.getpid()}{TEMPORARY_SUFFIX}"
-    temporary.unlink(missing_ok=True)
+    temporary = temporary_path(final)
     (folder / STATE_NAME).unlink(missing_ok=True)
     try:
         CatalogBuild(temporary, wanted, blobs, on_progress).run()

@@ -6,7 +6,6 @@ does not grow with the data.
 
 import hashlib
 import json
-import os
 import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,8 +15,8 @@ from typing import Any, Final
 from data_prep.config import SourceConfig
 from data_prep.errors import DataError
 from data_prep.fields import canonical_json
-from data_prep.files import TEMPORARY_SUFFIX
-from data_prep.quarantine import Reason, Rejected, Rejection
+from data_prep.files import temporary_path
+from data_prep.quarantine import Reason, Rejected, Rejection, writable_text
 from data_prep.readers import READERS, SourceRecord, Workspace
 from data_prep.readers.scratch import CACHE_KIB
 
@@ -74,8 +73,7 @@ class CatalogBuild:
     def run(self) -> None:
         """Writes the catalog."""
         self._connection = sqlite3.connect(self._path, isolation_level=None)
-        staged = self._path.with_name(f".staged.{os.getpid()}{TEMPORARY_SUFFIX}")
-        staged.unlink(missing_ok=True)
+        staged = temporary_path(self._path.with_name("staged"))
         try:
             self._prepare(staged)
             for number, source in enumerate(self._wanted.sources):
@@ -138,7 +136,7 @@ class CatalogBuild:
             together = self._wanted.store_images == "once_per_shard"
             image_rank = _rank(self._wanted.seed, item.image) if together else b""
         except Rejected as rejected:
-            self._reject(_rejection(item, rejected))
+            self._reject(item.rejection(rejected))
             return
         address = item.address or item.image
         meaning = _meaning(item)
@@ -146,10 +144,7 @@ class CatalogBuild:
 
     def _reject(self, rejection: Rejection) -> None:
         texts = (rejection.uid, rejection.position, str(rejection.reason), rejection.detail)
-        # A text from outside may hold lone surrogates, which are no UTF-8.
-        self._rejected.append(
-            tuple(text.encode("utf-8", "backslashreplace").decode() for text in texts)
-        )
+        self._rejected.append(tuple(map(writable_text, texts)))
 
     def _flush(self) -> None:
         self._connection.executemany(
@@ -174,7 +169,7 @@ class CatalogBuild:
         for (content,) in found:
             _, record = SourceRecord.from_bytes(content)
             again = Rejected(Reason.DUPLICATE_UID, "another sample has the same uid")
-            self._reject(_rejection(record, again))
+            self._reject(record.rejection(again))
             if len(self._rejected) == _BATCH:
                 self._flush()
         self._flush()
@@ -219,12 +214,3 @@ def _meaning(record: SourceRecord) -> bytes:
     """A digest of what a record says, wherever it stands."""
     fields = {**vars(record), "position": None, "address": None}
     return hashlib.sha256(canonical_json(fields)).digest()
-
-
-def _rejection(record: SourceRecord, rejected: Rejected) -> Rejection:
-    return Rejection(
-        uid=record.uid,
-        position=record.position,
-        reason=rejected.reason,
-        detail=rejected.detail,
-    )

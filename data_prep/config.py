@@ -76,17 +76,19 @@ class ImagePolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
-    """One set of annotations with its folder of images."""
+    """One set of annotations with its images."""
 
     reader: ReaderName
     """Format of the annotations."""
     images: str | None = None
-    """Folder that image names are relative to. Left out where the images lie in the annotation
-    files: ofa_tsv, webdataset, and table with a column of bytes."""
+    """Where image names are looked up: a folder, a .tar or .zip (not unpacked), a folder in one
+    ('train2014.zip/train2014'), or any of these at s3://, gs:// or hf://. Left out where the images
+    lie in the annotation files: ofa_tsv, webdataset, and table with a column of bytes."""
     annotations: str | None = None
-    """Annotation file: COCO JSON, VQAv2 annotations (omit for a test split), REFER's refs(*).p,
-    SNLI-VE JSON lines, Karpathy's dataset_coco.json. JSON may be packed with gzip (.gz). ofa_tsv,
-    table and webdataset read several files of one folder: 'part-{000..003}.tar' or 'part-*.tar'."""
+    """Annotation file, here or at s3://, gs:// or hf://: COCO JSON, VQAv2 annotations (omit for a
+    test split), REFER's refs(*).p, SNLI-VE JSON lines, Karpathy's dataset_coco.json. JSON may be
+    packed with gzip (.gz). ofa_tsv, table and webdataset read several files of one folder:
+    'part-{000..003}.tar', or on this machine 'part-*.tar'."""
     questions: str | None = None
     """vqav2 only: the questions file."""
     instances: str | None = None

@@ -15,7 +15,14 @@ from pathlib import Path
 from data_prep.claim import LEDGER, Claim, locked
 from data_prep.errors import DataError
 from data_prep.fields import canonical_json
-from data_prep.files import HashedSink, move_whole, not_writable, whole_file, write_whole
+from data_prep.files import (
+    HashedSink,
+    file_sha256,
+    move_whole,
+    not_writable,
+    whole_file,
+    write_whole,
+)
 from data_prep.ledger import entry_or_none, ledger_path, read_entry, stands
 from data_prep.manifest import (
     INDEX_NAME,
@@ -29,7 +36,7 @@ from data_prep.parquet_rows import RowWriter
 from data_prep.plan import DatasetPlan
 from data_prep.quarantine import QUARANTINE_SCHEMA, RejectionTable
 from data_prep.shard_job import BuiltShard
-from data_prep.shards import INDEX_SCHEMA, file_sha256, shard_name
+from data_prep.shards import INDEX_SCHEMA, shard_name
 
 __all__ = [
     "Survey",

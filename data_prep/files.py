@@ -19,6 +19,20 @@ def not_writable(path: Path, error: OSError) -> DataError:
     return DataError(f"{path} cannot be written: {error.strerror or error}")
 
 
+def temporary_path(path: Path) -> Path:
+    """A name beside a file for what is to become it; remove_temporaries knows such names."""
+    # Random and not the process's number, which two machines on a shared folder may both have.
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it; DataError when it cannot be made."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise not_writable(path, error) from error
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Opens a file for writing that gets its name only when the block ends without an error.
@@ -26,8 +40,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     Raises:
         DataError: The file cannot be written: disk full, folder gone or read-only.
     """
-    # Random and not the process's number, which two machines on a shared folder may both have.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
+    temporary = temporary_path(path)
     try:
         try:
             with temporary.open("wb") as file:
@@ -63,6 +76,20 @@ def move_whole(staged: Path, path: Path) -> None:
         _sync_folder(path.parent)
     except OSError as error:
         raise not_writable(path, error) from error
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file as hex; DataError when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def file_state(found: os.stat_result) -> str:
+    """What stands for a file's content without reading it: its time of change and its size."""
+    return f"{found.st_mtime_ns}:{found.st_size}"
 
 
 def remove_temporaries(folder: Path) -> None:

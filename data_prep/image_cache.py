@@ -23,7 +23,7 @@ class ImageCache:
         """
         self._policy = policy
         self._limit = limit
-        self._kept: OrderedDict[tuple[str, str], StoredImage | Rejected] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str, str], StoredImage | Rejected] = OrderedDict()
         self.bytes = 0
         """Bytes that are kept now."""
         self.loaded = 0
@@ -36,7 +36,8 @@ class ImageCache:
             Rejected: It is missing, unreadable or no image.
             StoreError: The store cannot be reached.
         """
-        key = (location, address)
+        # The name goes into what is kept, and copies of equal bytes share one address.
+        key = (location, address, name)
         found = self._kept.get(key)
         if found is None:
             found = self._load(location, address, name)
@@ -56,7 +57,7 @@ class ImageCache:
         self.loaded += 1
         return image
 
-    def _keep(self, key: tuple[str, str], image: StoredImage | Rejected) -> None:
+    def _keep(self, key: tuple[str, str, str], image: StoredImage | Rejected) -> None:
         self._kept[key] = image
         self.bytes += _size(image)
         while self.bytes > self._limit:

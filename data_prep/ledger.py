@@ -11,6 +11,7 @@ from pathlib import Path
 from data_prep.claim import LEDGER
 from data_prep.errors import DataError
 from data_prep.fields import canonical_json
+from data_prep.files import file_state
 from data_prep.manifest import ShardInfo
 from data_prep.quarantine import Reason, Rejection
 from data_prep.shards import IndexRow, shard_name, verify_shard
@@ -26,7 +27,7 @@ class LedgerEntry:
     Attributes:
         digest: Names the input, as ShardTask does.
         shard: The shard's entry in the manifest.
-        state: Size and time of the shard's file when it was written. As long as they stand, a run
+        state: Time and size of the shard's file when it was written. As long as they stand, a run
             that continues trusts the file without reading it.
         rows: Its rows of the index.
         rejections: The records that did not become samples.
@@ -70,12 +71,6 @@ def ledger_path(folder: Path, number: int) -> Path:
     return folder / LEDGER / f"{shard_name(number)}.json"
 
 
-def file_state(path: Path) -> str:
-    """Size and time of a file, which change when somebody writes it; OSError when it is gone."""
-    found = path.stat()
-    return f"{found.st_size}:{found.st_mtime_ns}"
-
-
 def entry_or_none(folder: Path, number: int) -> LedgerEntry | None:
     """The entry of a shard; None when it is missing or damaged, whose remedy is the same."""
     try:
@@ -96,7 +91,7 @@ def read_entry(folder: Path, number: int) -> LedgerEntry:
 def stands(folder: Path, entry: LedgerEntry) -> bool:
     """Whether the shard's bytes are still those that the entry speaks of."""
     try:
-        if file_state(folder / entry.shard.name) != entry.state:
+        if file_state((folder / entry.shard.name).stat()) != entry.state:
             # Copied, restored or damaged: only its bytes can say.
             verify_shard(folder, entry.shard)
     except (OSError, DataError):

@@ -18,13 +18,21 @@ from data_prep.catalog import Catalog, Row, open_catalog
 from data_prep.catalog_build import CatalogInput, Progress
 from data_prep.claim import LEDGER
 from data_prep.config import ImagePolicy, PrepareConfig, SourceConfig
-from data_prep.errors import DataError
 from data_prep.fields import canonical_json
+from data_prep.files import make_folder
 from data_prep.quarantine import Rejection
-from data_prep.readers.inputs import folder_of, input_files
+from data_prep.readers.inputs import input_files
 from data_prep.schema import SCHEMA_VERSION
 from data_prep.shard_job import ShardTask, SourceFacts
-from data_prep.stores import Stamp, absolute_location, input_name, input_sha256, open_store
+from data_prep.stores import (
+    Stamp,
+    absolute_location,
+    input_name,
+    input_sha256,
+    open_store,
+    parent_location,
+    range_length,
+)
 
 _DIGEST_VERSION = "prefixworks.shard/3"
 """Part of every shard's digest: raised when the same records give other bytes than before."""
@@ -44,6 +52,7 @@ class DatasetPlan:
         seed: Seed of the order.
         shard_size: Records of a shard.
         store_images: 'repeated' or 'once_per_shard'.
+        uncopied: Numbers of sources whose images a dry run leaves in their tables.
     """
 
     name: str
@@ -55,6 +64,7 @@ class DatasetPlan:
     seed: int
     shard_size: int
     store_images: str
+    uncopied: frozenset[int] = frozenset()
 
     def __enter__(self) -> Self:
         return self
@@ -150,7 +160,10 @@ class DatasetPlan:
         for number, source in enumerate(self.facts):
             addresses = sorted({row.address for row in rows if row.source == number})
             if addresses:
-                stamps = open_store(source.images).stamps(addresses)
+                if number in self.uncopied:
+                    stamps = [Stamp(range_length(address), "in a table") for address in addresses]
+                else:
+                    stamps = open_store(source.images).stamps(addresses)
                 keys = ((number, address) for address in addresses)
                 known.update(zip(keys, stamps, strict=True))
         return [known[row.source, row.address] for row in rows]
@@ -198,10 +211,7 @@ def plan_dataset(
     folder = Path(config.output_dir, name)
     ledger = folder / LEDGER
     if keep:
-        try:
-            ledger.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(f"{folder} cannot be written: {error.strerror}") from error
+        make_folder(ledger)
     return DatasetPlan(
         name=name,
         folder=folder,
@@ -212,17 +222,31 @@ def plan_dataset(
         seed=config.seed,
         shard_size=config.shard_size,
         store_images=config.store_images,
+        uncopied=frozenset() if keep else _uncopied(wanted, ledger),
     )
+
+
+def _uncopied(wanted: CatalogInput, ledger: Path) -> frozenset[int]:
+    return frozenset(
+        number
+        for number, source in enumerate(wanted.sources)
+        if copied(source) and not (ledger / wanted.blob_name(number)).is_file()
+    )
+
+
+def copied(source: SourceConfig) -> bool:
+    """Whether a source's images are copied before shards are made, since no range reaches them."""
+    return source.reader == "table" and source.images is None
 
 
 def facts_of(source: SourceConfig, ledger: Path) -> SourceFacts:
     """What a worker has to know of a source; ledger is where images of tables were copied to."""
     if source.images is not None:
         images = absolute_location(source.images)
-    elif source.reader == "table":
+    elif copied(source):
         images = str(ledger.absolute())
     else:
-        images = folder_of(input_files(str(source.annotations))[0])
+        images = parent_location(input_files(str(source.annotations))[0])
     return SourceFacts(
         name=source.source_name,
         split=source.split,

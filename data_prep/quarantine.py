@@ -65,8 +65,8 @@ QUARANTINE_SCHEMA = pa.schema(
 _SORTED = "SELECT uid, position, reason, detail FROM rejections ORDER BY 1, 2, 3, 4"
 
 
-def _printable(text: str) -> str:
-    # A text from outside may hold lone surrogates, which neither Arrow nor SQLite takes.
+def writable_text(text: str) -> str:
+    """A text from outside without lone surrogates, which neither Arrow nor SQLite takes."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -99,10 +99,10 @@ class RejectionTable:
     def _counted(self, rejection: Rejection) -> tuple[str, str, str, str]:
         self.reasons[str(rejection.reason)] += 1
         return (
-            _printable(rejection.uid),
-            _printable(rejection.position),
+            writable_text(rejection.uid),
+            writable_text(rejection.position),
             str(rejection.reason),
-            _printable(rejection.detail),
+            writable_text(rejection.detail),
         )
 
     def rows(self) -> Iterator[dict[str, str]]:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from data_prep.config import ImagePolicy
 from data_prep.errors import DataError
-from data_prep.files import not_writable, whole_file, write_whole
+from data_prep.files import file_state, not_writable, whole_file, write_whole
 from data_prep.image_cache import ImageCache
 from data_prep.images import StoredImage, stored_box
 from data_prep.instructions import source_text
-from data_prep.ledger import LedgerEntry, entry_or_none, file_state, ledger_path, stands
+from data_prep.ledger import LedgerEntry, entry_or_none, ledger_path, stands
 from data_prep.quarantine import Reason, Rejected, Rejection
 from data_prep.readers.base import SourceRecord
 from data_prep.schema import Answer, Box, Sample
@@ -159,13 +159,13 @@ def _write(task: ShardTask, tar: Path, images: ImageCache) -> LedgerEntry:
         writer = ShardWriter(file, task.number, task.store_once)
         for position, record, made in _outcomes(task, images):
             if isinstance(made, Rejected):
-                rejections.append(rejection_of(record, made))
+                rejections.append(record.rejection(made))
             else:
                 sample, image = made
                 writer.add(position, sample, image.content)
         shard = writer.finish()
     try:
-        state = file_state(tar)
+        state = file_state(tar.stat())
     except OSError as error:
         raise not_writable(tar, error) from error
     return LedgerEntry(
@@ -193,16 +193,6 @@ def _outcomes(
             yield position, record, rejected
 
 
-def rejection_of(record: SourceRecord, rejected: Rejected) -> Rejection:
-    """The quarantine row of a record."""
-    return Rejection(
-        uid=record.uid,
-        position=record.position,
-        reason=rejected.reason,
-        detail=rejected.detail,
-    )
-
-
 def _kept_entry(task: ShardTask, images: ImageCache) -> LedgerEntry | None:
     """The ledger entry of a shard whose rejected records would all be rejected again."""
     folder = Path(task.folder)
@@ -211,7 +201,7 @@ def _kept_entry(task: ShardTask, images: ImageCache) -> LedgerEntry | None:
         return None
     uids = frozenset(rejection.uid for rejection in entry.rejections)
     again = tuple(
-        rejection_of(record, made)
+        record.rejection(made)
         for _, record, made in _outcomes(task, images, uids)
         if isinstance(made, Rejected)
     )

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from data_prep.errors import DataError
 from data_prep.fields import canonical_json
+from data_prep.files import file_sha256
 from data_prep.manifest import ShardInfo
 from data_prep.schema import IMAGE_EXTENSIONS, ImageFacts, Sample, sample_key
 
@@ -131,15 +132,6 @@ class ShardWriter:
         self._file.write(content)
         self._hash.update(content)
         self._offset += len(content)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file as hex; DataError when it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def verify_shard(folder: Path, shard: ShardInfo) -> None:

@@ -14,9 +14,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from data_prep.errors import DataError
 from data_prep.fields import canonical_json
-from data_prep.files import write_whole
+from data_prep.files import make_folder, write_whole
 from data_prep.inspection.charts import write_histograms
 from data_prep.inspection.contact_sheet import write_contact_sheet
 from data_prep.inspection.statistics import BOX_STEPS, DatasetStatistics, Distribution
@@ -124,10 +123,7 @@ def _progress(items: Iterable[ItemT], total: int) -> Iterator[ItemT]:
 def _write(
     dataset: PreparedDataset, statistics: DatasetStatistics, output: Path, images: int, seed: int
 ) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{output} cannot be made: {error.strerror}") from error
+    make_folder(output)
     write_whole(output / _NUMBERS_JSON, canonical_json(statistics.to_json()) + b"\n")
     write_histograms(statistics, output / _HISTOGRAMS_PNG)
     drawn: list[tuple[Sample, bytes]] = [

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from data_prep.changes import changes
+from data_prep.config import ImagePolicy
 from data_prep.dataset import Survey
 from data_prep.images import store_image
 from data_prep.manifest import Manifest
@@ -15,7 +16,7 @@ from data_prep.plan import DatasetPlan
 from data_prep.quarantine import Rejected
 from data_prep.readers.base import SourceRecord
 from data_prep.shard_job import BuiltShard, ShardTask
-from data_prep.stores import open_store
+from data_prep.stores import open_store, range_length
 
 _ESTIMATE_SHARDS, _ESTIMATE_IMAGES = 8, 8
 """Shards that an estimate looks into, and images of each."""
@@ -61,12 +62,18 @@ def describe(plan: DatasetPlan, found: Survey) -> str:
         f"{plan.name} -> {plan.folder}",
         f"  samples   {plan.records} ({tasks}), {plan.rejected} annotations rejected",
         f"  shards    {plan.shards} of {plan.shard_size}, {found.kept} finished already",
-        f"  images    {plan.image_bytes / 1e6:.1f} MB before fitting to "
-        f"{plan.policy['max_side']} px",
+        f"  images    {plan.image_bytes / 1e6:.1f} MB in the sources, {_fate(plan.image)}",
         f"  output    {output}",
         *(f"  {line}" for line in outlook(plan, found)),
     )
     return "\n".join(lines)
+
+
+def _fate(image: ImagePolicy) -> str:
+    if image.store == "keep":
+        return "kept as they are"
+    size = "resized to" if image.upscale else "fitted to at most"
+    return f"{size} {image.max_side} px"
 
 
 def outlook(plan: DatasetPlan, found: Survey) -> Iterator[str]:
@@ -102,7 +109,7 @@ def estimated_bytes(plan: DatasetPlan) -> tuple[int, int] | None:
         every = max(1, len(task.records) // _ESTIMATE_IMAGES)
         for content in task.records[::every][:_ESTIMATE_IMAGES]:
             tried += 1
-            size = _stored_bytes(task, content)
+            size = _stored_bytes(plan, task, content)
             if size is not None:
                 good += 1
                 total += share * _member_bytes(size) + _member_bytes(len(content) + _FACTS_BYTES)
@@ -125,8 +132,11 @@ def _distinct_share(task: ShardTask) -> float:
     return len(images) / len(task.records)
 
 
-def _stored_bytes(task: ShardTask, content: bytes) -> int | None:
+def _stored_bytes(plan: DatasetPlan, task: ShardTask, content: bytes) -> int | None:
     number, record = SourceRecord.from_bytes(content)
+    if number in plan.uncopied:
+        # Nothing but its length is known yet, and most images are stored as they are or smaller.
+        return range_length(record.address or "")
     try:
         raw = open_store(task.sources[number].images).read(record.address or record.image)
         return len(store_image(raw, record.image, task.policy).content)

@@ -28,7 +28,7 @@ _WORDS = {
     "leave 'annotations' out",
     Reason.BAD_LABEL: "labels without a meaning are dropped, such as SNLI-VE's '-'; a share like "
     "the source's is harmless",
-    Reason.DUPLICATE_UID: "the source names a sample twice; the first is kept",
+    Reason.DUPLICATE_UID: "the source names a sample twice; one of them is kept",
 }
 
 

@@ -18,7 +18,7 @@ from data_prep.plan import facts_of
 from data_prep.quarantine import Reason, Rejected, Rejection
 from data_prep.readers import READERS, Workspace
 from data_prep.readers.inputs import input_files
-from data_prep.shard_job import make_sample, rejection_of
+from data_prep.shard_job import make_sample
 from data_prep.stores import absolute_location, open_input, open_store
 
 BUDGET_S = 10.0
@@ -107,8 +107,8 @@ def _read(source: SourceConfig, policy: ImagePolicy, most: int, found: SourceLin
     with tempfile.TemporaryDirectory(prefix="prefixworks-lint-") as name:
         folder = Path(name)
         facts = facts_of(source, folder)
-        blob = folder / "images.blob" if source.reader == "table" else None
-        for item in READERS[source.reader](source, Workspace(folder=folder, blob=blob)):
+        work = Workspace(folder=folder, blob=folder / "images.blob", blob_grows=True)
+        for item in READERS[source.reader](source, work):
             # The clock starts with the first annotation: until then a reader may read much.
             end = end or time.monotonic() + BUDGET_S
             if found.seen >= most or time.monotonic() > end:
@@ -127,6 +127,6 @@ def _read(source: SourceConfig, policy: ImagePolicy, most: int, found: SourceLin
                 )
                 found.tasks[item.task] += 1
             except Rejected as rejected:
-                found.reject(rejection_of(item, rejected))
+                found.reject(item.rejection(rejected))
             found.images = images.loaded
     found.whole = True

@@ -67,6 +67,15 @@ class SourceRecord:
         except (UnicodeEncodeError, ValueError) as error:
             raise Rejected(Reason.BAD_TEXT, str(error)) from error
 
+    def rejection(self, rejected: Rejected) -> Rejection:
+        """The quarantine row that it becomes."""
+        return Rejection(
+            uid=self.uid,
+            position=self.position,
+            reason=rejected.reason,
+            detail=rejected.detail,
+        )
+
     @classmethod
     def from_bytes(cls, content: bytes) -> tuple[int, "SourceRecord"]:
         """The number of the source and the record that to_bytes was given."""
@@ -90,11 +99,14 @@ class Workspace:
         folder: For what it has to join; everything in there is temporary.
         blob: File for images that cannot be reached where they are; None leaves it unwritten.
         blob_name: Its name in addresses.
+        blob_grows: Whether its images are read while it is written: then it has its name from the
+            beginning, and stays incomplete when reading is broken off.
     """
 
     folder: Path
     blob: Path | None = None
     blob_name: str = "images.blob"
+    blob_grows: bool = False
 
 
 Reader = Callable[[SourceConfig, Workspace], Iterator[ReadItem]]

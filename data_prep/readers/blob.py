@@ -1,14 +1,17 @@
 """Images that can only be read in order, copied once into a file where a range is an image."""
 
 import hashlib
-import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
 from data_prep.errors import DataError
-from data_prep.files import TEMPORARY_SUFFIX
+from data_prep.files import not_writable, whole_file
+from data_prep.readers.base import Workspace
 from data_prep.readers.scratch import Scratch
+from data_prep.stores import range_address
 
 
 class Blob:
@@ -18,23 +21,20 @@ class Blob:
     its time: no shard has to be made again because of it.
     """
 
-    def __init__(self, path: Path | None, name: str, scratch: Scratch) -> None:
-        self._path, self._name, self._connection = path, name, scratch.connection
+    def __init__(self, work: Workspace, scratch: Scratch) -> None:
+        self._work, self._path = work, work.blob
+        self._connection = scratch.connection
         self._offset = 0
         self._connection.execute(
             "CREATE TABLE blob (sha256 BLOB PRIMARY KEY, at INTEGER) WITHOUT ROWID"
         )
+        self._opened = ExitStack()
         self._file: BinaryIO | None = None
-        self._temporary: Path | None = None
 
     def __enter__(self) -> Self:
         if self._path and not self._path.exists():
-            name = f".{self._path.name}.{os.getpid()}{TEMPORARY_SUFFIX}"
-            self._temporary = self._path.with_name(name)
-            try:
-                self._file = self._temporary.open("wb")
-            except OSError as error:
-                raise DataError(f"{self._path} cannot be written: {error.strerror}") from error
+            opened = _growing if self._work.blob_grows else whole_file
+            self._file = self._opened.enter_context(opened(self._path))
         return self
 
     def add(self, content: bytes) -> tuple[str, str]:
@@ -44,7 +44,7 @@ class Blob:
             "SELECT at FROM blob WHERE sha256 = ?", (digest.digest(),)
         ).fetchone()
         at = found[0] if found else self._append(content, digest.digest())
-        return f"{self._name}@{at}+{len(content)}", digest.hexdigest()
+        return range_address(self._work.blob_name, at, len(content)), digest.hexdigest()
 
     def _append(self, content: bytes, digest: bytes) -> int:
         self._connection.execute("INSERT INTO blob VALUES (?, ?)", (digest, self._offset))
@@ -52,7 +52,7 @@ class Blob:
             if self._file:
                 self._file.write(content)
         except OSError as error:
-            raise DataError(f"{self._path} cannot be written: {error.strerror}") from error
+            raise not_writable(Path(str(self._path)), error) from error
         at, self._offset = self._offset, self._offset + len(content)
         return at
 
@@ -62,21 +62,22 @@ class Blob:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._file is None or self._temporary is None or self._path is None:
-            self._check(kind)
-            return
-        try:
-            with self._file:
-                self._file.flush()
-                os.fsync(self._file.fileno())
-            if kind is None:
-                self._temporary.replace(self._path)
-        except OSError as failed:
-            raise DataError(f"{self._path} cannot be written: {failed.strerror}") from failed
-        finally:
-            self._temporary.unlink(missing_ok=True)
+        if self._file is None and kind is None:
+            self._check()
+        self._opened.__exit__(kind, error, trace)
 
-    def _check(self, kind: type[BaseException] | None) -> None:
-        if kind is None and self._path and self._path.stat().st_size != self._offset:
+    def _check(self) -> None:
+        if self._path and self._path.stat().st_size != self._offset:
             self._path.unlink()
             raise DataError(f"{self._path} was damaged and is removed; run prepare again")
+
+
+@contextmanager
+def _growing(path: Path) -> Iterator[BinaryIO]:
+    """A file under its own name whose every byte can be read as soon as it is written."""
+    try:
+        file = path.open("wb", buffering=0)
+    except OSError as error:
+        raise not_writable(path, error) from error
+    with file:
+        yield file

@@ -11,7 +11,7 @@ from typing import BinaryIO, cast
 from braceexpand import braceexpand
 
 from data_prep.errors import DataError
-from data_prep.stores import open_input
+from data_prep.stores import input_name, open_input, parent_location
 
 MAX_LINE_BYTES = 1 << 28
 """A longer line is no line of annotations; it would have to be held whole."""
@@ -35,6 +35,10 @@ def input_files(pattern: str) -> list[str]:
     files: list[str] = []
     for name in names:
         if "://" in name or not glob.has_magic(name):
+            if "*" in name:
+                raise DataError(
+                    f"{name}: '*' finds files of this machine only; write braces, {{0..9}}"
+                )
             files.append(name)
             continue
         folder = Path(name).parent
@@ -42,17 +46,21 @@ def input_files(pattern: str) -> list[str]:
         if not found:
             raise DataError(f"{name}: no such files")
         files.extend(found)
-    folders = {folder_of(name) for name in files}
+    folders = {parent_location(name) for name in files}
     if len(folders) > 1 or len(set(files)) < len(files):
         raise DataError(f"{pattern}: its files have to be different ones of one folder")
     return files
 
 
-def folder_of(location: str) -> str:
-    """The folder that a file lies in, also a remote one."""
-    if "://" in location:
-        return location.rpartition("/")[0]
-    return str(Path(location).absolute().parent)
+def packed(location: str) -> bool:
+    """Whether a file is packed with gzip, by its name."""
+    return input_name(location).endswith(".gz")
+
+
+def require_ranges(location: str) -> None:
+    """Raises DataError when images inside a file cannot be reached where they are."""
+    if packed(location):
+        raise DataError(f"{location}: images inside gzip cannot be reached; unpack the file")
 
 
 @contextmanager
@@ -60,7 +68,7 @@ def opened(location: str) -> Iterator[BinaryIO]:
     """Opens an annotation file, through gzip when it ends in .gz; DataError when reading fails."""
     with open_input(location) as file:
         try:
-            if location.endswith(".gz"):
+            if packed(location):
                 with gzip.GzipFile(fileobj=file) as unpacked:
                     yield cast(BinaryIO, unpacked)
             else:

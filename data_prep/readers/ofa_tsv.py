@@ -11,12 +11,11 @@ from functools import partial
 from typing import Any, Final
 
 from data_prep.config import SourceConfig
-from data_prep.errors import DataError
 from data_prep.quarantine import Reason, Rejected
 from data_prep.readers.base import ReadItem, SourceRecord, Workspace, guarded, place, shown
-from data_prep.readers.inputs import input_files, lines
+from data_prep.readers.inputs import input_files, lines, require_ranges
 from data_prep.readers.rows import RowImage, row_record
-from data_prep.stores import input_name
+from data_prep.stores import input_name, range_address
 
 COLUMNS: Final[dict[str, dict[str, int]]] = {
     "caption": {"uid": 0, "image_id": 1, "references": 2, "image": 4},
@@ -37,8 +36,7 @@ def read(config: SourceConfig, work: Workspace) -> Iterator[ReadItem]:
     task = str(config.task)
     columns = {**COLUMNS[task], **{role: int(at) for role, at in (config.columns or {}).items()}}
     for path in input_files(str(config.annotations)):
-        if path.endswith(".gz"):
-            raise DataError(f"{path}: images inside gzip cannot be reached; unpack the file")
+        require_ranges(path)
         for number, offset, line in lines(path):
             where = place(path, f"line {number}")
             fields = line.rstrip(b"\r\n").split(b"\t")
@@ -77,7 +75,7 @@ def _record(
     begin = offset + sum(len(field) + 1 for field in fields[:at])
     image = RowImage(
         name=texts.get("image_id") or texts["uid"],
-        address=f"{input_name(path)}@{begin}+{length};base64",
+        address=range_address(input_name(path), begin, length, base64=True),
     )
     values: dict[str, Any] = dict(texts)
     if "references" in texts:

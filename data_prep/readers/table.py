@@ -49,7 +49,7 @@ def read(config: SourceConfig, work: Workspace) -> Iterator[ReadItem]:
         blob = None
         if config.images is None:
             scratch = stack.enter_context(Scratch(work.folder))
-            blob = stack.enter_context(Blob(work.blob, work.blob_name, scratch))
+            blob = stack.enter_context(Blob(work, scratch))
         for path in input_files(str(config.annotations)):
             for number, row in _rows(path, config):
                 where = place(path, f"row {number}")

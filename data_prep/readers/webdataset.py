@@ -28,13 +28,13 @@ from data_prep.readers.base import (
     place,
     shown,
 )
-from data_prep.readers.inputs import input_files, opened
+from data_prep.readers.inputs import input_files, opened, require_ranges
 from data_prep.readers.rows import RowImage, row_record
 from data_prep.roles import OPTIONAL_ROLES, roles_of
 from data_prep.schema import Sample
-from data_prep.stores import input_name
+from data_prep.stores import input_name, range_address
 
-IMAGE_EXTENSIONS: Final = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 """Members that may be the image; the first one that a sample has is."""
 MAX_TEXT_BYTES = 1 << 24
 """A larger json or text member is rejected unread."""
@@ -59,6 +59,7 @@ def read(config: SourceConfig, work: Workspace) -> Iterator[ReadItem]:
         if isinstance(name, str) and name.startswith("."):
             wanted.add(name)
     for path in input_files(str(config.annotations)):
+        require_ranges(path)
         shared: dict[str, tuple[int, int]] = {}
         with opened(path) as file:
             try:
@@ -163,11 +164,11 @@ def _share(parts: _Parts, values: dict[str, Any], shared: dict[str, tuple[int, i
     digest = image.get("sha256") if isinstance(image, dict) else None
     if not isinstance(digest, str):
         return
-    own = next((parts.images[e] for e in IMAGE_EXTENSIONS if e in parts.images), None)
+    own = next((parts.images[e] for e in IMAGE_SUFFIXES if e in parts.images), None)
     if own is not None:
         shared[digest] = own
     elif digest in shared:
-        parts.images[IMAGE_EXTENSIONS[0]] = shared[digest]
+        parts.images[IMAGE_SUFFIXES[0]] = shared[digest]
 
 
 def _values(parts: _Parts) -> dict[str, Any]:
@@ -220,10 +221,10 @@ def _record(
 
 
 def _image(parts: _Parts, path: str, wanted: str | None) -> str:
-    for extension in (wanted,) if wanted else IMAGE_EXTENSIONS:
+    for extension in (wanted,) if wanted else IMAGE_SUFFIXES:
         if extension in parts.images:
             offset, size = parts.images[extension]
-            return f"{input_name(path)}@{offset}+{size}"
+            return range_address(input_name(path), offset, size)
     raise Rejected(
         Reason.MISSING_IMAGE, f"no member {wanted or 'with an image'} beside {shown(parts.key)}"
     )

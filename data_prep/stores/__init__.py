@@ -1,9 +1,9 @@
 """Where bytes come from: images by their address, annotation files by their location."""
 
-from data_prep.stores.addresses import range_address
+from data_prep.stores.addresses import range_address, range_length
 from data_prep.stores.base import MISSING, ImageStore, Stamp, StoreError
 from data_prep.stores.inputs import input_name, input_sha256, open_input
-from data_prep.stores.locations import absolute_location
+from data_prep.stores.locations import absolute_location, parent_location
 from data_prep.stores.opening import close_stores, open_store
 
 __all__ = [
@@ -17,5 +17,7 @@ __all__ = [
     "input_sha256",
     "open_input",
     "open_store",
+    "parent_location",
     "range_address",
+    "range_length",
 ]

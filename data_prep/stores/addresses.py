@@ -49,6 +49,12 @@ def range_address(name: str, offset: int, length: int, *, base64: bool = False) 
     return f"{name}@{offset}+{length}{';base64' if base64 else ''}"
 
 
+def range_length(address: str) -> int:
+    """Bytes of a range in its file, as its address says; 0 for a whole file."""
+    found = _RANGE.fullmatch(address)
+    return 0 if found is None else int(found["length"])
+
+
 def check_range(address: Address, size: int) -> int:
     """The length of a range; Rejected when it ends behind the file's size bytes or is too long."""
     length = address.length or 0

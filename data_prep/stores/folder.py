@@ -10,10 +10,10 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_prep.files import file_state
 from data_prep.quarantine import Reason, Rejected
 from data_prep.stores.addresses import Address, AddressedStore, check_range
 from data_prep.stores.base import MISSING, Stamp, StoreError, check_size
-from data_prep.stores.ranged import file_state
 
 
 class FolderStore(AddressedStore):

@@ -96,6 +96,22 @@ def absolute_location(location: str) -> str:
     return location if _URI.fullmatch(location) else str(Path(location).absolute())
 
 
+def parent_location(location: str) -> str:
+    """The folder that a file lies in, as a location of images with the file's options.
+
+    Links in it are followed: the file was named by a person, and may be a link itself.
+
+    Raises:
+        DataError: The location makes no sense.
+    """
+    parsed = parse_location(location)
+    if not parsed.remote:
+        return f"{Path(parsed.path).absolute().parent.as_uri()}?links=follow"
+    query = location.partition("?")[2]
+    folder = f"{parsed.scheme}://{parsed.path.rpartition('/')[0]}"
+    return f"{folder}?{query}" if query else folder
+
+
 def split_archive(location: Location) -> tuple[str, str] | None:
     """The path of the archive and the folder inside it ('' for all of it), or None.
 

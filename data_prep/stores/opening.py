@@ -3,13 +3,14 @@
 import threading
 from pathlib import Path
 
+from data_prep.files import file_state
 from data_prep.stores.archive import ArchiveStore
 from data_prep.stores.base import ImageStore
 from data_prep.stores.filesystems import open_filesystem
 from data_prep.stores.folder import FolderStore
 from data_prep.stores.inputs import open_ranged
 from data_prep.stores.locations import Location, parse_location, split_archive
-from data_prep.stores.ranged import LocalFile, file_state
+from data_prep.stores.ranged import LocalFile
 from data_prep.stores.remote import ObjectStore
 from data_prep.stores.retries import Retries
 

@@ -6,6 +6,7 @@ import stat
 from pathlib import Path
 from typing import Protocol
 
+from data_prep.files import file_state
 from data_prep.stores.base import StoreError
 
 
@@ -66,11 +67,6 @@ class LocalFile:
         except OSError as error:
             raise StoreError(f"{self.name} cannot be read: {_words(error)}") from error
         return bytes(content)
-
-
-def file_state(found: os.stat_result) -> str:
-    """What stands for the content of a file on disk: its time of change and its size."""
-    return f"{found.st_mtime_ns}:{found.st_size}"
 
 
 def _words(error: Exception) -> str:

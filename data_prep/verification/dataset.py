@@ -1,5 +1,6 @@
 """A whole dataset: the files that the manifest names, and the shards, several at once."""
 
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -104,31 +105,45 @@ def _all_findings(checks: Iterator[ShardCheck], workers: int) -> Iterator[ShardF
     if workers == 1:
         yield from map(check_shard, checks)
         return
-    # Not fork: the parent may have threads (progress bar, Arrow), whose locks a fork would copy.
-    with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
-        running: dict[Future[ShardFindings], ShardCheck] = {}
-        broken = False
-        while True:
-            # Few in flight, since each carries its index rows.
-            room = 0 if broken else 2 * workers - len(running)
-            for check in islice(checks, room):
-                try:
-                    running[pool.submit(check_shard, check)] = check
-                except BrokenProcessPool:
-                    broken = True
-                    yield _unchecked(check)
-                    break
-            if not running:
+    pool = ProcessPoolExecutor(
+        workers,
+        # Not fork: the parent may have threads (progress bar, Arrow), whose locks it would copy.
+        mp_context=get_context("forkserver"),
+        # Ctrl-C reaches all processes of a terminal; the parent alone has something to say.
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    )
+    try:
+        yield from _in_pool(checks, pool, 2 * workers)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _in_pool(
+    checks: Iterator[ShardCheck], pool: ProcessPoolExecutor, most: int
+) -> Iterator[ShardFindings]:
+    """Runs the checks with few in flight, since each carries its index rows."""
+    running: dict[Future[ShardFindings], ShardCheck] = {}
+    broken = False
+    while True:
+        for check in islice(checks, 0 if broken else most - len(running)):
+            try:
+                running[pool.submit(check_shard, check)] = check
+            except BrokenProcessPool:
+                broken = True
+                yield _unchecked(check)
                 break
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                check = running.pop(future)
-                try:
-                    yield future.result()
-                except BrokenProcessPool:
-                    broken = True
-                    yield _unchecked(check)
-        for check in checks:
-            yield _unchecked(check)
+        if not running:
+            break
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            check = running.pop(future)
+            try:
+                yield future.result()
+            except BrokenProcessPool:
+                broken = True
+                yield _unchecked(check)
+    for check in checks:
+        yield _unchecked(check)
 
 
 def _unchecked(check: ShardCheck) -> ShardFindings:

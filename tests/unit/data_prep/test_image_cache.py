@@ -37,3 +37,11 @@ def test_a_bad_image_is_read_once_and_rejected_each_time(tmp_path: Path) -> None
     with pytest.raises(Rejected, match="not_an_image"):
         cache(str(tmp_path), "a.jpg", "a.jpg")
     assert cache.loaded == 0
+
+
+def test_one_image_under_two_names_keeps_both(tmp_path: Path) -> None:
+    (tmp_path / "blob").write_bytes(jpeg(1))
+    cache = ImageCache(ImagePolicy())
+    address = f"blob@0+{len(jpeg(1))}"
+    names = [cache(str(tmp_path), address, name).facts.name for name in ("a", "b", "a")]
+    assert names == ["a", "b", "a"]
