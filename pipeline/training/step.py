@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
@@ -12,21 +11,10 @@ from model.losses import label_smoothed_loss
 from pipeline.errors import TrainingError
 from pipeline.training.data import Batch
 from pipeline.training.engine import Engine
+from pipeline.training.window import StepSums
 from pipeline.training.world import World, is_lost_contact, lost_contact
 
 _SEED_MODULUS = 2**63
-
-
-@dataclass
-class StepSums:
-    """Sums over this rank's tokens since the last report."""
-
-    loss: float = 0.0
-    """Label-smoothed loss."""
-    nll: float = 0.0
-    """Negative log-likelihood of the labels."""
-    tokens: int = 0
-    samples: int = 0
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
