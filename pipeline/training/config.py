@@ -104,6 +104,13 @@ class ScheduleConfig:
         if self.power <= 0:
             raise ValueError(f"power must be above 0, not {self.power}")
         _at_least(self, 0, "final_lr")
+        if self.name != "polynomial" and self.power != 1.0:
+            raise ValueError(f"power = {self.power} needs name = polynomial, not {self.name}")
+        if self.name == "constant" and self.final_lr > 0:
+            raise ValueError(
+                f"final_lr = {self.final_lr} needs name = polynomial or cosine: constant stays at"
+                " optimizer.lr"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

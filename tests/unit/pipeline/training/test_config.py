@@ -12,6 +12,11 @@ from pipeline.training.deepspeed_config import deepspeed_config
     [
         ("optimizer.lr", "0", "lr must be above 0"),
         ("schedule.warmup_ratio", "1.0", "warmup_ratio must be at least 0 and below 1"),
+        ("schedule", "{name: cosine, power: 2}", "schedule.power = 2.0 needs name = polynomial"),
+        ("schedule", "{name: constant, final_lr: 1e-5}", "schedule.final_lr = 1e-05 needs"),
+        ("schedule.final_lr", "0.1", "final_lr = 0.1: must not be above optimizer.lr = 0.001"),
+        ("schedule.warmup_steps", "-1", "warmup_steps must be 0 or more"),
+        ("schedule.name", "linear", "one of polynomial, cosine, constant"),
         ("data.streams", "0", "streams must be at least 1"),
         ("data.task_weights", "{vqa: 0}", "not all 0"),
         ("training.label_smoothing", "1", "label_smoothing must be"),
