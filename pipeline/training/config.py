@@ -132,6 +132,13 @@ class TrainingConfig:
     """Dropout of embeddings and residual branches of the base while training."""
     drop_path: float = 0.0
     """Share of samples for which a residual branch is skipped while training."""
+    r_drop_alpha: float | None = None
+    """R-Drop: run every sample twice under dropout, and add the divergence of the two passes with
+    this weight. It doubles the work of a step; None for a single pass."""
+    drop_worst_ratio: float = 0.0
+    """Share of a batch's tokens, those with the largest loss, that teach nothing."""
+    drop_worst_after_steps: int = 0
+    """The first step that drops its worst tokens has more than so many steps before it."""
     log_every_steps: int = 10
     """Steps between lines of metrics."""
     validate_every_steps: int | None = None
@@ -163,9 +170,27 @@ class TrainingConfig:
             raise ValueError(f"epochs must be above 0, not {self.epochs}")
         if self.epochs is not None and self.max_steps is not None:
             raise ValueError("epochs and max_steps exclude each other")
-        for name in ("label_smoothing", "dropout", "drop_path"):
+        for name in ("label_smoothing", "dropout", "drop_path", "drop_worst_ratio"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
+        self._check_objective()
+
+    def _check_objective(self) -> None:
+        _at_least(self, 0, "drop_worst_after_steps")
+        if self.drop_worst_after_steps and not self.drop_worst_ratio:
+            raise ValueError(
+                f"drop_worst_after_steps = {self.drop_worst_after_steps} needs a drop_worst_ratio"
+                " above 0"
+            )
+        if self.r_drop_alpha is None:
+            return
+        if self.r_drop_alpha <= 0:
+            raise ValueError(f"r_drop_alpha must be above 0, not {self.r_drop_alpha}; or null")
+        if not (self.dropout or self.drop_path):
+            raise ValueError(
+                f"r_drop_alpha = {self.r_drop_alpha} needs dropout or drop_path above 0: without"
+                " them the two passes are equal"
+            )
 
     def answered_tasks(self) -> list[str]:
         """Tasks whose answers a validation scores."""

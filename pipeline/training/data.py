@@ -170,6 +170,14 @@ class Batch:
         }
         return Batch(**{**vars(self), **moved})
 
+    def twice(self) -> Batch:
+        """The batch and, behind it, the same samples again: two passes of dropout in one."""
+        doubled = {
+            name: torch.cat([value, value]) if isinstance(value, Tensor) else 2 * value
+            for name, value in vars(self).items()
+        }
+        return Batch(**doubled)
+
 
 class Collator:
     """Turns samples and their images into batches for one base."""

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import torch
 
-from model.losses import label_smoothed_loss
 from pipeline.errors import TrainingError
 from pipeline.training.data import Batch
 from pipeline.training.engine import Engine
+from pipeline.training.objective import Objective
 from pipeline.training.window import StepSums
 from pipeline.training.world import World, is_lost_contact, lost_contact
 
@@ -27,7 +27,7 @@ def train_step(
     batches: Sequence[Batch],
     *,
     lr: float,
-    label_smoothing: float,
+    objective: Objective,
     global_tokens: float,
     sums: StepSums,
     step: int,
@@ -36,14 +36,15 @@ def train_step(
     """Runs the micro-batches of a rank and updates the parameters.
 
     The loss is the mean over the tokens of the whole global batch, so how samples are dealt to
-    ranks and micro-batches does not weigh them.
+    ranks and micro-batches does not weigh them. Only the worst tokens are looked for in each
+    micro-batch by itself, as in the published training.
 
     Args:
         engine: Model and optimizer.
         batches: The micro-batches.
         lr: Learning rate.
-        label_smoothing: Probability mass taken from the label.
-        global_tokens: Labelled tokens of all ranks' micro-batches.
+        objective: What the step minimises.
+        global_tokens: Tokens that it counts in all ranks' micro-batches.
         sums: Where the losses are added.
         step: Steps done before, for errors.
         world: The ranks.
@@ -56,18 +57,14 @@ def train_step(
     """
     norm: float | None = None
     for batch in batches:
-        placed = batch.to(world.device)
-        loss_sum, nll_sum, _ = label_smoothed_loss(
-            engine.forward(placed),
-            placed.target_BT,
-            epsilon=label_smoothing,
-            confidence_B=placed.confidence_B,
-        )
+        placed = objective.prepared(batch.to(world.device))
+        loss_sum, nll_sum, counted = objective.loss(engine.forward(placed), placed)
         loss = float(loss_sum.detach())
         if not math.isfinite(loss):
             raise not_finite(f"the loss is {loss}", batches, step, world.rank)
         try:
-            engine.backward(loss_sum / global_tokens)
+            # A drop of nearly all tokens can leave none.
+            engine.backward(loss_sum / max(1.0, global_tokens))
             norm = engine.step(lr)
         except RuntimeError as error:
             if is_lost_contact(error):
@@ -75,6 +72,7 @@ def train_step(
             raise
         sums.loss += loss
         sums.nll += float(nll_sum)
+        sums.counted += counted
         sums.tokens += batch.tokens
         sums.samples += len(batch.uids)
     if norm is not None and not math.isfinite(norm):

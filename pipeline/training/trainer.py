@@ -28,6 +28,7 @@ from pipeline.training.data import Batch
 from pipeline.training.engine import Engine, join_world, leave_world
 from pipeline.training.hooks import Hook, MetricsFile
 from pipeline.training.inputs import open_inputs
+from pipeline.training.objective import objective_of
 from pipeline.training.progress import ProgressBar
 from pipeline.training.run_folder import INTERRUPTED, check_folder, locked, run_folder
 from pipeline.training.schedule import learning_rate
@@ -153,9 +154,9 @@ class _Run:
 
     def _step(self, batches: Sequence[Batch]) -> None:
         config, step = self.config, self.state.step
-        tokens, stopping = self.world.total(
-            [float(sum(batch.tokens for batch in batches)), float(self.stop.requested)]
-        )
+        objective = objective_of(config.training, step)
+        counted = sum(objective.tokens(batch) for batch in batches)
+        tokens, stopping = self.world.total([float(counted), float(self.stop.requested)])
         if stopping:
             self._interrupt()
         seed_step(config.seed, step, self.world.rank)
@@ -163,7 +164,7 @@ class _Run:
             self.engine,
             batches,
             lr=learning_rate(config.schedule, config.optimizer.lr, step, self.state.total_steps),
-            label_smoothing=config.training.label_smoothing,
+            objective=objective,
             global_tokens=tokens,
             sums=self.window.sums,
             step=step,

@@ -15,10 +15,13 @@ class StepSums:
     """Sums over this rank's tokens since the last report."""
 
     loss: float = 0.0
-    """Label-smoothed loss."""
+    """What was minimised: label-smoothed loss, with R-Drop's divergence."""
     nll: float = 0.0
     """Negative log-likelihood of the labels."""
+    counted: int = 0
+    """Tokens that the two are over: those of both passes of R-Drop, without dropped ones."""
     tokens: int = 0
+    """Labelled tokens of the samples."""
     samples: int = 0
 
 
@@ -52,13 +55,14 @@ class Window:
             TrainingError: another rank is gone.
         """
         sums, now = self.sums, time.perf_counter()
-        loss, nll, tokens, samples, waited = self._world.total(
-            [sums.loss, sums.nll, sums.tokens, sums.samples, waited_s]
+        loss, nll, counted, tokens, samples, waited = self._world.total(
+            [sums.loss, sums.nll, sums.counted, sums.tokens, sums.samples, waited_s]
         )
         elapsed = now - self._began
         metrics = {
-            "train/loss": loss / tokens,
-            "train/nll": nll / tokens,
+            # A drop of nearly all tokens can leave none.
+            "train/loss": loss / max(1.0, counted),
+            "train/nll": nll / max(1.0, counted),
             "train/samples_per_s": samples / elapsed,
             "train/tokens_per_s": tokens / elapsed,
             "train/data_wait_share": (waited - self._waited) / self._world.size / elapsed,

@@ -22,6 +22,7 @@ from tests.support.training_run import (
     finish,
     losses_of,
     ranks_of,
+    records_of,
     run,
     run_dir_of,
     small_base,
@@ -160,6 +161,20 @@ def test_every_stage_trains_the_same_prompts(
     assert "vqa/accuracy" in said
     ours, theirs = best_of(recipe), best_of(undisturbed)
     assert all(torch.allclose(ours[n], theirs[n], atol=1e-4) for n in theirs)
+
+
+def test_two_ranks_agree_on_the_tokens_that_count(base: Path, data: Path, tmp_path: Path) -> None:
+    # So little dropout drops nothing, and equal passes diverge by nothing: only the tokens double.
+    training = {"max_steps": 2, "dropout": 1e-12}
+    found = {}
+    for name, more in (("once", {}), ("twice", {"r_drop_alpha": 4.0})):
+        recipe = write_recipe(tmp_path / f"{name}.yaml", base, data, training=training | more)
+        status, said = run(recipe)
+        assert status == 0, said
+        found[name] = records_of(recipe)
+    for once, twice in zip(found["once"], found["twice"], strict=True):
+        for metric in ("train/loss", "train/nll", "train/grad_norm"):
+            assert twice[metric] == pytest.approx(once[metric], rel=1e-3)
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 def _step(window: Window, loss: float) -> None:
     window.sums.loss += loss
     window.sums.nll += loss / 2
+    window.sums.counted += 10
     window.sums.tokens += 10
     window.sums.samples += 4
 
