@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
 from pipeline.errors import TrainingError
+from pipeline.training.checkpoint import write_json_whole, writing
 from pipeline.training.data import Batch
 from pipeline.training.engine import Engine
 from pipeline.training.objective import Objective
@@ -53,7 +55,8 @@ def train_step(
         L2 norm of the gradients before clipping; None where DeepSpeed does not know it.
 
     Raises:
-        TrainingError: a loss or the norm is not finite, or another rank is gone.
+        NotFinite: a loss or the norm is not finite.
+        TrainingError: another rank is gone.
     """
     norm: float | None = None
     for batch in batches:
@@ -80,7 +83,27 @@ def train_step(
     return norm
 
 
-def not_finite(what: str, batches: Sequence[Batch], step: int, rank: int) -> TrainingError:
+def not_finite(what: str, batches: Sequence[Batch], step: int, rank: int) -> NotFinite:
     """The error of a step that went wrong, with the samples that it was made of."""
-    uids = ", ".join(uid for batch in batches for uid in batch.uids)
-    return TrainingError(f"{what} at step {step + 1} on rank {rank}; its samples: {uids}")
+    uids = tuple(uid for batch in batches for uid in batch.uids)
+    return NotFinite(what, step=step + 1, rank=rank, uids=uids)
+
+
+class NotFinite(TrainingError):
+    """A loss or a gradient that is no number, and the samples of the rank's step."""
+
+    def __init__(self, what: str, *, step: int, rank: int, uids: tuple[str, ...]) -> None:
+        self.what, self.step, self.rank, self.uids = what, step, rank, uids
+        super().__init__(f"{what} at step {step} on rank {rank}; its samples: {', '.join(uids)}")
+
+    def write(self, run_dir: Path) -> Path:
+        """Writes the samples' uids into the run's folder, each rank into a file of its own.
+
+        Raises:
+            TrainingError: the file cannot be written.
+        """
+        path = run_dir / f"not-finite-rank-{self.rank}.json"
+        record = {"what": self.what, "step": self.step, "rank": self.rank, "uids": self.uids}
+        with writing(path):
+            write_json_whole(path, record)
+        return path

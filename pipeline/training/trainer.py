@@ -33,7 +33,7 @@ from pipeline.training.progress import ProgressBar
 from pipeline.training.run_folder import INTERRUPTED, check_folder, locked, run_folder
 from pipeline.training.schedule import learning_rate
 from pipeline.training.signals import StopRequest
-from pipeline.training.step import seed_step, train_step
+from pipeline.training.step import NotFinite, seed_step, train_step
 from pipeline.training.subject import batch_statistics, build_model, frozen_fingerprint
 from pipeline.training.summary import TrainingResult, write_summary
 from pipeline.training.validation import LOSS, Validator
@@ -160,16 +160,22 @@ class _Run:
         if stopping:
             self._interrupt()
         seed_step(config.seed, step, self.world.rank)
-        self.last_norm = train_step(
-            self.engine,
-            batches,
-            lr=learning_rate(config.schedule, config.optimizer.lr, step, self.state.total_steps),
-            objective=objective,
-            global_tokens=tokens,
-            sums=self.window.sums,
-            step=step,
-            world=self.world,
-        )
+        try:
+            self.last_norm = train_step(
+                self.engine,
+                batches,
+                lr=learning_rate(
+                    config.schedule, config.optimizer.lr, step, self.state.total_steps
+                ),
+                objective=objective,
+                global_tokens=tokens,
+                sums=self.window.sums,
+                step=step,
+                world=self.world,
+            )
+        except NotFinite as error:
+            error.write(self.run_dir)
+            raise
         # Each rank's BatchNorm saw its own images; their mean keeps one model.
         self.world.average_(self.statistics)
         self.state = replace(self.state, step=step + 1)

@@ -16,6 +16,7 @@ from model.tuning import TunedModel
 from pipeline.config import RunConfig, load
 from pipeline.errors import TrainingError
 from pipeline.training import trainer
+from pipeline.training.data import ShardReader
 from tests.support.small_world import prepared_world
 from tests.support.training_run import (
     best_of,
@@ -275,7 +276,11 @@ def test_a_loss_that_is_not_finite_names_its_samples(
     assert status == 1, said
     error = next(line for line in said.splitlines() if line.startswith("error: "))
     assert "the loss is nan at step 2" in error
-    assert "/test/" in error.split("its samples: ")[1]
+    uids = error.split("its samples: ")[1].split(", ")
+    record = json.loads((run_dir_of(recipe) / "not-finite-rank-0.json").read_text())
+    assert record == {"what": "the loss is nan", "step": 2, "rank": 0, "uids": uids}
+    with ShardReader(data) as reader:
+        assert set(uids) <= set(reader.uids)
 
 
 def test_missing_inputs_are_said_once(base: Path, data: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from pipeline.training.config import TrainingConfig
 from pipeline.training.data import Batch, Collator, ShardReader
 from pipeline.training.engine import Engine
 from pipeline.training.objective import Objective, objective_of
-from pipeline.training.step import train_step
+from pipeline.training.step import NotFinite, train_step
 from pipeline.training.window import StepSums
 from pipeline.training.world import World
 from tests.support.small_world import prepared_world
@@ -186,10 +187,14 @@ def test_a_batch_whose_tokens_are_all_dropped_teaches_nothing(
 
 
 def test_a_loss_that_is_not_finite_names_its_samples(
-    model: TunedModel, batches: list[list[Batch]]
+    model: TunedModel, batches: list[list[Batch]], tmp_path: Path
 ) -> None:
     with torch.no_grad():
         for parameter in model.method.parameters():
             parameter.fill_(math.nan)
-    with pytest.raises(TrainingError, match=r"the loss is nan at step 1 on rank 0; its samples: "):
-        take_step(model, batches[0], Objective(label_smoothing=0.1))
+    with pytest.raises(NotFinite, match=r"the loss is nan at step 1 on rank 0; its samples: ") as e:
+        take_step(model, batches[1], Objective(label_smoothing=0.1))
+    record = json.loads(e.value.write(tmp_path).read_text())
+    assert record["uids"] == [uid for batch in batches[1] for uid in batch.uids]
+    with pytest.raises(TrainingError, match="cannot be written"):
+        e.value.write(tmp_path / "nowhere")
