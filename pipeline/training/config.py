@@ -150,8 +150,21 @@ class TrainingConfig:
     keep_last: int = 2
     """Checkpoints kept beside the best."""
     best_metric: str | None = None
-    """Metric that decides which checkpoint is best, such as `vqa/accuracy`: larger is better. None
-    takes the mean validation loss: smaller is better."""
+    """Metric that decides which checkpoint is best, such as `vqa/accuracy`; None takes
+    `validation/loss`."""
+    best_direction: Literal["larger", "smaller"] | None = None
+    """Which values of best_metric are better; None knows it: smaller ones of `validation/loss` and
+    `validation/nll`, larger ones of all others."""
+    patience: int | None = None
+    """Validations in a row without a better best_metric that end the run; None trains to the end.
+    The schedule stays that of the whole run."""
+    min_delta: float = 0.0
+    """How much better, in the metric's own unit, is better to patience; the best checkpoint is the
+    best by however little."""
+    ema_decay: float | None = None
+    """Keep an exponential moving average of what is trained, of which each step keeps this share
+    (less in the first steps); validation and the best checkpoint are of the average. None for
+    none."""
     answer_tasks: list[str] | None = None
     """Tasks whose answers are searched and scored in a validation; None takes that of best_metric,
     if one is named."""
@@ -163,7 +176,10 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         _at_least(self, 1, "batch_size_per_rank", "gradient_accumulation", "log_every_steps")
         _at_least(self, 1, "keep_last", "beam_size", "step_timeout_s")
-        for name in ("max_steps", "validate_every_steps", "validation_samples", "save_every_steps"):
+        for name in (
+            *("max_steps", "validate_every_steps", "validation_samples", "save_every_steps"),
+            "patience",
+        ):
             if getattr(self, name) is not None:
                 _at_least(self, 1, name)
         if self.epochs is not None and self.epochs <= 0:
@@ -173,7 +189,10 @@ class TrainingConfig:
         for name in ("label_smoothing", "dropout", "drop_path", "drop_worst_ratio"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be above 0 and below 1, not {self.ema_decay}")
         self._check_objective()
+        self._check_selection()
 
     def _check_objective(self) -> None:
         _at_least(self, 0, "drop_worst_after_steps")
@@ -192,11 +211,23 @@ class TrainingConfig:
                 " them the two passes are equal"
             )
 
+    def _check_selection(self) -> None:
+        _at_least(self, 0, "min_delta")
+        if self.best_direction is not None and self.best_metric is None:
+            raise ValueError(
+                f"best_direction = {self.best_direction} needs a best_metric that it is about"
+            )
+        if self.min_delta and self.patience is None:
+            raise ValueError(f"min_delta = {self.min_delta} needs patience")
+        if self.patience is not None and self.validate_every_steps is None:
+            raise ValueError(f"patience = {self.patience} needs validate_every_steps")
+
     def answered_tasks(self) -> list[str]:
         """Tasks whose answers a validation scores."""
         if self.answer_tasks is not None or self.best_metric is None:
             return list(self.answer_tasks or [])
-        return [self.best_metric.split("/")[0]]
+        task = self.best_metric.split("/")[0]
+        return [] if task == "validation" else [task]
 
 
 @dataclass(frozen=True, kw_only=True)

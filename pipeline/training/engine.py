@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from model.tuning import TunedModel
 from pipeline.config import RunConfig
 from pipeline.errors import CheckpointError, ConfigError, TrainingError
+from pipeline.training.averaging import MovingAverage
 from pipeline.training.data import Batch
 from pipeline.training.deepspeed_config import deepspeed_config
 from pipeline.training.world import (
@@ -139,6 +141,8 @@ class Engine:
             optimizer=_adamw(model, config),
             config=deepspeed_config(config, ranks=world.size, trainable=self.trainable),
         )
+        decay = config.training.ema_decay
+        self._average = None if decay is None else MovingAverage(self._held, decay)
 
     def train(self) -> None:
         """Training mode."""
@@ -169,13 +173,33 @@ class Engine:
             group["lr"] = lr
         last = self._engine.is_gradient_accumulation_boundary()
         self._engine.step()
+        if last and self._average is not None:
+            self._average.update(self._engine.global_steps)
         norm = self._engine.get_global_grad_norm() if last else None
         return None if norm is None else float(norm)
 
     @contextlib.contextmanager
-    def whole_model(self) -> Iterator[TunedModel]:
-        """The model with all its parameters in one place, to be read on every rank."""
-        yield self.model if self._stage < 3 else self._collected()
+    def whole_model(self, *, averaged: bool = False) -> Iterator[TunedModel]:
+        """The model with all its parameters in one place, to be read on every rank.
+
+        Args:
+            averaged: With the moving averages of what is trained, where the run keeps them.
+        """
+        average = self._average if averaged else None
+        with contextlib.nullcontext() if average is None else average.in_place():
+            yield self.model if self._stage < 3 else self._collected()
+
+    def _held(self) -> dict[str, Tensor]:
+        """What this rank holds of each trained parameter: all of it, or in stage 3 its shard."""
+        return {
+            name: parameter.data if self._stage < 3 else parameter.ds_tensor.data
+            for name, parameter in self.model.named_parameters()
+            if parameter.requires_grad
+        }
+
+    def _average_file(self, place: Path) -> Path:
+        own = f"-rank-{self._world.rank}" if self._stage == 3 else ""
+        return place / f"average{own}.safetensors"
 
     def _collected(self) -> TunedModel:
         """A plain copy: the sharded modules gather and release by themselves at each call."""
@@ -190,7 +214,9 @@ class Engine:
         return copy.to(self._world.device)
 
     def save(self, folder: Path, tag: str) -> None:
-        """Writes trained parameters and optimizer states into folder/tag, from every rank.
+        """Writes trained parameters, their averages and optimizer states into folder/tag.
+
+        Every rank calls it.
 
         Raises:
             TrainingError: a file cannot be written.
@@ -199,7 +225,9 @@ class Engine:
             self._engine.save_checkpoint(
                 str(folder), tag=tag, save_latest=False, exclude_frozen_parameters=True
             )
-        except (OSError, RuntimeError) as error:
+            if self._average is not None and (self._world.leads or self._stage == 3):
+                self._average.save(self._average_file(folder / tag))
+        except (OSError, RuntimeError, SafetensorError) as error:
             rank = self._world.rank
             if is_lost_contact(error):
                 raise lost_contact(rank, error) from error
@@ -239,6 +267,8 @@ class Engine:
             raise CheckpointError(f"{folder / tag} cannot be loaded: {line}") from error
         if found is None:
             raise CheckpointError(f"{folder / tag} holds no checkpoint")
+        if self._average is not None:
+            self._average.load(self._average_file(folder / tag))
 
 
 def _adamw(model: TunedModel, config: RunConfig) -> torch.optim.AdamW:

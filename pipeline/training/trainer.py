@@ -32,11 +32,12 @@ from pipeline.training.objective import objective_of
 from pipeline.training.progress import ProgressBar
 from pipeline.training.run_folder import INTERRUPTED, check_folder, locked, run_folder
 from pipeline.training.schedule import learning_rate
+from pipeline.training.selection import Selection
 from pipeline.training.signals import StopRequest
 from pipeline.training.step import NotFinite, seed_step, train_step
 from pipeline.training.subject import batch_statistics, build_model, frozen_fingerprint
 from pipeline.training.summary import TrainingResult, write_summary
-from pipeline.training.validation import LOSS, Validator
+from pipeline.training.validation import Validator
 from pipeline.training.window import Window
 from pipeline.training.world import World
 
@@ -108,6 +109,7 @@ class _Run:
         self.engine = Engine(model, config, world, lambda: build_model(config))
         self.statistics = batch_statistics(model.base)
         self.hooks = list(hooks)
+        self.selection = Selection(config.training)
         self.window = Window(world)
         self.last_norm: float | None = None
 
@@ -128,9 +130,16 @@ class _Run:
         name, leads = self.config.name, self.world.leads
         with ProgressBar(name, total, first, shown=leads) as self.bar:
             for batches in self.loader.steps(first, total):
+                if self.selection.gives_up(self.state):
+                    break
                 self._step(batches)
                 self.bar.advance()
                 self._after_step()
+            if self._stopped_early():
+                self.bar.say(
+                    f"ends at step {self.state.step}: no better {self.selection.metric} in"
+                    f" {self.state.stale} validations"
+                )
         return self._finish(before)
 
     def _continue(self) -> None:
@@ -188,8 +197,12 @@ class _Run:
         if self.validator and (last or _due(step, training.validate_every_steps)):
             with self.window.paused():
                 self._validate(self.validator)
-        if last or _due(step, training.save_every_steps):
+        if last or self._stopped_early() or _due(step, training.save_every_steps):
             self._save()
+
+    def _stopped_early(self) -> bool:
+        unfinished = self.state.step < self.state.total_steps
+        return unfinished and self.selection.gives_up(self.state)
 
     def _log(self) -> None:
         settings, step = self.config, self.state.step
@@ -206,20 +219,13 @@ class _Run:
         self.bar.report(step, metrics, samples_left / metrics["train/samples_per_s"])
 
     def _validate(self, validator: Validator) -> None:
-        wanted = self.config.training.best_metric
-        with self.engine.whole_model() as model:
+        with self.engine.whole_model(averaged=True) as model:
             metrics = validator.measure(model)
-            if wanted is not None and wanted not in metrics:
-                known = ", ".join(sorted(metrics))
-                raise ConfigError(f"training.best_metric = {wanted!r}: there is only {known}")
-            value = metrics[wanted or LOSS]
-            best = self.state.best
-            better = best is None or (value > best.value if wanted else value < best.value)
-            if better:
-                best = Best(step=self.state.step, value=value, metrics=metrics)
-                if self.world.leads:
-                    write_best(self.run_dir, model, best, self.config.base.path)
-        self.state = replace(self.state, best=best)
+            judged = self.selection.judged(self.state, metrics)
+            best, better = judged.best, judged.best is not self.state.best
+            if best is not None and better and self.world.leads:
+                write_best(self.run_dir, model, best, self.config.base.path)
+        self.state = judged
         for hook in self.hooks:
             hook.on_validation(self.state.step, metrics)
         told = ", ".join(f"{name} {value:.4f}" for name, value in sorted(metrics.items()))
@@ -251,10 +257,12 @@ class _Run:
             if frozen_fingerprint(model, after) != self.frozen:
                 raise TrainingError(f"the frozen base changed: {before} became {after}")
             sizes = model.parameter_counts()
-            if self.validator is None and self.world.leads:
-                # Nothing was compared: the last is the best there is.
-                last = Best(step=self.state.step, value=0.0, metrics={})
-                write_best(self.run_dir, model, last, self.config.base.path)
+        if self.validator is None:
+            # Nothing was compared: the last is the best there is.
+            last = Best(step=self.state.step, value=0.0, metrics={})
+            with self.engine.whole_model(averaged=True) as model:
+                if self.world.leads:
+                    write_best(self.run_dir, model, last, self.config.base.path)
         result = TrainingResult(
             output_dir=self.run_dir,
             best_metrics=self.state.best.metrics if self.state.best else {},
@@ -264,6 +272,7 @@ class _Run:
             fingerprint_before=before,
             fingerprint_after=after,
             seconds=self._timed_state().seconds,
+            stopped_early=self._stopped_early(),
         )
         if self.world.leads:
             write_summary(result)

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from model.checkpoint import fingerprint, load_base
 from model.tuning import TunedModel
@@ -290,6 +291,62 @@ def test_missing_inputs_are_said_once(base: Path, data: Path, tmp_path: Path) ->
         assert status == 1
         assert said.count("error: ") == 1
         assert ("nowhere" if arguments else "nothing") in said
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_a_run_with_averages_resumes_to_the_same_bits(
+    stage: int, undisturbed: Path, base: Path, data: Path, tmp_path: Path
+) -> None:
+    settings = {"engine": {"zero_stage": stage}, "training": {"ema_decay": 0.5}}
+    whole = write_recipe(tmp_path / "whole.yaml", base, data, **settings)
+    status, said = run(whole)
+    assert status == 0, said
+    resumed = write_recipe(tmp_path / "resumed.yaml", base, data, **settings)
+    process = start(resumed)
+    wait_for_step(run_dir_of(resumed), 2, process)
+    process.send_signal(signal.SIGTERM)
+    status, said = finish(process)
+    assert status == 75, said
+    status, said = run(resumed, "--resume")
+    assert status == 0, said
+    assert_same(resumed, whole)
+    # The loop is the same with averages; what is kept as the best is not its last step.
+    for step, loss in losses_of(undisturbed).items():
+        assert losses_of(whole)[step] == pytest.approx(loss, rel=1e-3)
+    last, averaged = best_of(undisturbed), best_of(whole)
+    assert any(not torch.allclose(averaged[name], last[name], atol=1e-3) for name in last)
+    latest = run_dir_of(whole) / "checkpoints" / "step-000006"
+    names = {path.name for path in latest.glob("average*")}
+    by_rank = {"average-rank-0.safetensors", "average-rank-1.safetensors"}
+    assert names == (by_rank if stage == 3 else {"average.safetensors"})
+    if stage == 1:
+        held = load_file(latest / "average.safetensors")
+        assert all(torch.equal(held[f"method.{name}"], averaged[name]) for name in averaged)
+
+
+def test_patience_ends_a_run_and_its_resumption(base: Path, data: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(
+        tmp_path / "run.yaml",
+        base,
+        data,
+        data={"validation": [str(data)]},
+        training={
+            **{"max_steps": 50, "validate_every_steps": 2, "validation_samples": 2},
+            # Nothing is ever so much better.
+            **{"patience": 2, "min_delta": 100.0, "save_every_steps": None},
+        },
+    )
+    status, said = run(recipe)
+    assert status == 0, said
+    assert "ends at step 6: no better validation/loss in 2 validations" in said
+    summary = run_dir_of(recipe) / "summary.json"
+    first = json.loads(summary.read_text())
+    assert (first["final_step"], first["stopped_early"]) == (6, True)
+    kept = best_of(recipe)
+    status, said = run(recipe, "--resume")
+    assert status == 0, said
+    assert json.loads(summary.read_text())["final_step"] == 6
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in best_of(recipe).items())
 
 
 def test_nothing_stays_behind(undisturbed: Path) -> None:

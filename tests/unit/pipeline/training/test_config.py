@@ -24,6 +24,12 @@ from pipeline.training.deepspeed_config import deepspeed_config
         ("training.r_drop_alpha", "5", "r_drop_alpha = 5.0 needs dropout or drop_path above 0"),
         ("training.drop_worst_ratio", "1", "drop_worst_ratio must be in"),
         ("training.drop_worst_after_steps", "9", "needs a drop_worst_ratio above 0"),
+        ("training.ema_decay", "1", "ema_decay must be above 0 and below 1"),
+        ("training.best_direction", "larger", "needs a best_metric"),
+        ("training.min_delta", "0.1", "min_delta = 0.1 needs patience"),
+        ("training.patience", "2", "patience = 2 needs validate_every_steps"),
+        ("training", "{patience: 2, validate_every_steps: 9}", "training.patience = 2: needs a"),
+        ("training.patience", "0", "patience must be at least 1"),
         ("engine.zero_stage", "4", "engine.zero_stage"),
         ("engine.precision", "fp16", "engine.precision"),
         ("engine", "{compile: true, zero_stage: 3}", "compile and zero_stage = 3"),
@@ -56,15 +62,16 @@ def test_deepspeed_settings_follow_from_the_run(stage: int) -> None:
     assert settings["zero_optimization"]["reduce_bucket_size"] == 1000
 
 
-def test_best_metric_names_the_task_to_answer() -> None:
+@pytest.mark.parametrize(("metric", "tasks"), [("vqa/accuracy", ["vqa"]), ("validation/nll", [])])
+def test_best_metric_names_the_task_to_answer(metric: str, tasks: list[str]) -> None:
     config = load(
         RunConfig,
         [],
         [
             ("name", "run"),
             ("data.validation", "[somewhere]"),
-            ("training.best_metric", "vqa/accuracy"),
+            ("training.best_metric", metric),
         ],
     )
-    assert config.training.answered_tasks() == ["vqa"]
+    assert config.training.answered_tasks() == tasks
     assert load(RunConfig, [], [("name", "run")]).training.answered_tasks() == []
