@@ -55,6 +55,25 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GroupConfig:
+    """Trained parameters with a learning rate of their own."""
+
+    match: str
+    """Pattern of their names in `best/trainable.safetensors`, such as `decoder.*`; `*`, `?` and
+    `[...]` as in a shell, a dot is no border."""
+    lr_scale: float = 1.0
+    """Factor on the learning rate of each step."""
+    weight_decay: float | None = None
+    """Their decay; None takes that of the optimizer."""
+
+    def __post_init__(self) -> None:
+        if self.lr_scale <= 0:
+            raise ValueError(f"lr_scale must be above 0, not {self.lr_scale}")
+        if self.weight_decay is not None:
+            _at_least(self, 0, "weight_decay")
+
+
+@dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """AdamW with decoupled weight decay, and clipping of the global gradient norm."""
 
@@ -68,6 +87,9 @@ class OptimizerConfig:
     """Decoupled decay; parameters with one dimension (norms, biases) are left alone."""
     clip_norm: float = 1.0
     """Largest L2 norm of all gradients together; 0 switches clipping off."""
+    groups: list[GroupConfig] = field(default_factory=list)
+    """Parameters with another learning rate; one belongs to the first group that matches it, and
+    every group must have some."""
 
     def __post_init__(self) -> None:
         if self.lr <= 0:

@@ -12,10 +12,9 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -27,6 +26,7 @@ from pipeline.errors import CheckpointError, ConfigError, TrainingError
 from pipeline.training.averaging import MovingAverage
 from pipeline.training.data import Batch
 from pipeline.training.deepspeed_config import deepspeed_config
+from pipeline.training.parameter_groups import ParameterGroup, parameter_groups
 from pipeline.training.world import (
     World,
     environment_rank,
@@ -136,9 +136,11 @@ class Engine:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.trainable = sum(parameter.numel() for parameter in trained)
         """Number of trained values."""
+        groups = parameter_groups(model.method.trained(model.base), config.optimizer)
+        self._lr_scales = [group.lr_scale for group in groups]
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=_Forward(model.to(world.device), config.engine.precision, world.device),
-            optimizer=_adamw(model, config),
+            optimizer=_adamw(groups, config),
             config=deepspeed_config(config, ranks=world.size, trainable=self.trainable),
         )
         decay = config.training.ema_decay
@@ -163,14 +165,14 @@ class Engine:
         """Ends a micro-batch; the last of a step clips and updates.
 
         Args:
-            lr: Learning rate of the step.
+            lr: Learning rate of the step; groups scale it.
 
         Returns:
             L2 norm of all gradients before clipping; None before the last micro-batch, or where
             DeepSpeed does not know it.
         """
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
+        for group, scale in zip(self._optimizer.param_groups, self._lr_scales, strict=True):
+            group["lr"] = lr * scale
         last = self._engine.is_gradient_accumulation_boundary()
         self._engine.step()
         if last and self._average is not None:
@@ -271,19 +273,11 @@ class Engine:
             self._average.load(self._average_file(folder / tag))
 
 
-def _adamw(model: TunedModel, config: RunConfig) -> torch.optim.AdamW:
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def _adamw(groups: Sequence[ParameterGroup], config: RunConfig) -> torch.optim.AdamW:
     settings = config.optimizer
-    groups: list[dict[str, Any]] = [
-        {
-            "params": [p for p in trained if p.dim() > 1],
-            "weight_decay": settings.weight_decay,
-        },
-        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
-    ]
     # torch's own: DeepSpeed's is compiled on first use.
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        [{"params": group.parameters, "weight_decay": group.weight_decay} for group in groups],
         lr=settings.lr,
         betas=settings.betas,
         eps=settings.eps,

@@ -324,6 +324,36 @@ def test_a_run_with_averages_resumes_to_the_same_bits(
         assert all(torch.equal(held[f"method.{name}"], averaged[name]) for name in averaged)
 
 
+@pytest.mark.parametrize("stage", [1, 3])
+def test_a_group_learns_at_its_own_rate(
+    stage: int, undisturbed: Path, base: Path, data: Path, tmp_path: Path
+) -> None:
+    # So little that only the encoder's prompt learns; also a run that is continued does so.
+    groups = [{"match": "decoder.*", "lr_scale": 1e-9}]
+    settings = {
+        "engine": {"zero_stage": stage},
+        "optimizer": {"groups": groups, "weight_decay": 0.0},
+    }
+    first = write_recipe(tmp_path / "first.yaml", base, data, **settings)
+    first.write_text(first.read_text().replace("max_steps: 6", "max_steps: 1"))
+    status, said = run(first)
+    assert status == 0, said
+    recipe = write_recipe(tmp_path / "run.yaml", base, data, **settings)
+    process = start(recipe)
+    wait_for_step(run_dir_of(recipe), 2, process)
+    process.send_signal(signal.SIGTERM)
+    assert finish(process)[0] == 75
+    status, said = run(recipe, "--resume")
+    assert status == 0, said
+    begun, ended = best_of(first), best_of(recipe)
+    moved = {name: float((ended[name] - begun[name]).abs().max()) for name in ended}
+    assert moved["decoder.embedding.weight"] < 1e-6
+    assert moved["encoder.embedding.weight"] > 1e-3
+    status, said = run(recipe, "--name=other", "--optimizer.groups=[{match: decodr.*}]")
+    assert status == 2, said
+    assert "optimizer.groups[0].match = 'decodr.*': matches nothing that is trained" in said
+
+
 def test_patience_ends_a_run_and_its_resumption(base: Path, data: Path, tmp_path: Path) -> None:
     recipe = write_recipe(
         tmp_path / "run.yaml",

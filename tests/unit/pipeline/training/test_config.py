@@ -30,6 +30,8 @@ from pipeline.training.deepspeed_config import deepspeed_config
         ("training.patience", "2", "patience = 2 needs validate_every_steps"),
         ("training", "{patience: 2, validate_every_steps: 9}", "training.patience = 2: needs a"),
         ("training.patience", "0", "patience must be at least 1"),
+        ("optimizer.groups", "[{match: '*', lr_scale: 0}]", "lr_scale must be above 0, not 0"),
+        ("optimizer.groups", "[{lr_scale: 2}]", r"optimizer.groups\[0\].match: missing"),
         ("engine.zero_stage", "4", "engine.zero_stage"),
         ("engine.precision", "fp16", "engine.precision"),
         ("engine", "{compile: true, zero_stage: 3}", "compile and zero_stage = 3"),
