@@ -193,11 +193,11 @@ class Engine:
 
     def _held(self) -> dict[str, Tensor]:
         """What this rank holds of each trained parameter: all of it, or in stage 3 its shard."""
-        return {
-            name: parameter.data if self._stage < 3 else parameter.ds_tensor.data
-            for name, parameter in self.model.named_parameters()
-            if parameter.requires_grad
-        }
+        trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        if self._stage < 3:
+            return {name: parameter.data for name, parameter in trained.items()}
+        # DeepSpeed hangs the shard on the parameter.
+        return {name: vars(parameter)["ds_tensor"].data for name, parameter in trained.items()}
 
     def _average_file(self, place: Path) -> Path:
         own = f"-rank-{self._world.rank}" if self._stage == 3 else ""
