@@ -160,6 +160,11 @@ def loss_of_log_probs(
     return LossOutput(loss_sum, nll_N.detach().sum(), loss_N.numel())
 
 
+def kept_tokens(tokens: int, drop_worst_ratio: float) -> int:
+    """Return how many of some labelled tokens are left when those with the largest loss go."""
+    return int(tokens * (1 - drop_worst_ratio)) if drop_worst_ratio > 0 else tokens
+
+
 def _token_terms(
     log_probs_NK: Tensor, target_N: Tensor, allowed_NK: Tensor | None
 ) -> tuple[Tensor, Tensor, int | Tensor]:
@@ -176,7 +181,7 @@ def _easiest(loss_N: Tensor, drop_ratio: float, *, halves: bool) -> Tensor | Non
     if drop_ratio <= 0:
         return None
     count = len(loss_N) // 2 if halves else len(loss_N)
-    kept_M = loss_N[:count].topk(int(count * (1 - drop_ratio)), largest=False).indices
+    kept_M = loss_N[:count].topk(kept_tokens(count, drop_ratio), largest=False).indices
     return torch.cat([kept_M, kept_M + count]) if halves else kept_M
 
 

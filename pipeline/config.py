@@ -81,6 +81,16 @@ class RunConfig:
                 f"training.best_metric = {self.training.best_metric!r}: needs a data set to measure"
                 " it on in data.validation"
             )
+        if self.training.patience is not None and not self.data.validation:
+            raise ConfigError(
+                f"training.patience = {self.training.patience}: needs a data set to measure on in"
+                " data.validation"
+            )
+        if self.schedule.final_lr > self.optimizer.lr:
+            raise ConfigError(
+                f"schedule.final_lr = {self.schedule.final_lr}: must not be above optimizer.lr ="
+                f" {self.optimizer.lr}, from which the rate decays"
+            )
         if self.data.streams % self.engine.processes:
             raise ConfigError(
                 f"engine.processes = {self.engine.processes}: must divide data.streams ="

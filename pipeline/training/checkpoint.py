@@ -63,6 +63,10 @@ class RunState:
     seconds: float
     """Time spent so far, over all parts of the run."""
     best: Best | None = None
+    mark: float | None = None
+    """What patience compares with: the last value that was better by min_delta."""
+    stale: int = 0
+    """Validations since then."""
     files: dict[str, str] = field(default_factory=dict)
     """SHA-256 of each file of the checkpoint."""
 

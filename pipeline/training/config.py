@@ -55,6 +55,25 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GroupConfig:
+    """Trained parameters with a learning rate of their own."""
+
+    match: str
+    """Pattern of their names in `best/trainable.safetensors`, such as `decoder.*`; `*`, `?` and
+    `[...]` as in a shell, a dot is no border."""
+    lr_scale: float = 1.0
+    """Factor on the learning rate of each step."""
+    weight_decay: float | None = None
+    """Their decay; None takes that of the optimizer."""
+
+    def __post_init__(self) -> None:
+        if self.lr_scale <= 0:
+            raise ValueError(f"lr_scale must be above 0, not {self.lr_scale}")
+        if self.weight_decay is not None:
+            _at_least(self, 0, "weight_decay")
+
+
+@dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """AdamW with decoupled weight decay, and clipping of the global gradient norm."""
 
@@ -68,6 +87,9 @@ class OptimizerConfig:
     """Decoupled decay; parameters with one dimension (norms, biases) are left alone."""
     clip_norm: float = 1.0
     """Largest L2 norm of all gradients together; 0 switches clipping off."""
+    groups: list[GroupConfig] = field(default_factory=list)
+    """Parameters with another learning rate; one belongs to the first group that matches it, and
+    every group must have some."""
 
     def __post_init__(self) -> None:
         if self.lr <= 0:
@@ -104,6 +126,13 @@ class ScheduleConfig:
         if self.power <= 0:
             raise ValueError(f"power must be above 0, not {self.power}")
         _at_least(self, 0, "final_lr")
+        if self.name != "polynomial" and self.power != 1.0:
+            raise ValueError(f"power = {self.power} needs name = polynomial, not {self.name}")
+        if self.name == "constant" and self.final_lr > 0:
+            raise ValueError(
+                f"final_lr = {self.final_lr} needs name = polynomial or cosine: constant stays at"
+                " optimizer.lr"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +154,13 @@ class TrainingConfig:
     """Dropout of embeddings and residual branches of the base while training."""
     drop_path: float = 0.0
     """Share of samples for which a residual branch is skipped while training."""
+    r_drop_alpha: float | None = None
+    """R-Drop: run every sample twice under dropout, and add the divergence of the two passes with
+    this weight. It doubles the work of a step; None for a single pass."""
+    drop_worst_ratio: float = 0.0
+    """Share of a batch's tokens, those with the largest loss, that teach nothing."""
+    drop_worst_after_steps: int = 0
+    """The first step that drops its worst tokens has more than so many steps before it."""
     log_every_steps: int = 10
     """Steps between lines of metrics."""
     validate_every_steps: int | None = None
@@ -136,8 +172,21 @@ class TrainingConfig:
     keep_last: int = 2
     """Checkpoints kept beside the best."""
     best_metric: str | None = None
-    """Metric that decides which checkpoint is best, such as `vqa/accuracy`: larger is better. None
-    takes the mean validation loss: smaller is better."""
+    """Metric that decides which checkpoint is best, such as `vqa/accuracy`; None takes
+    `validation/loss`."""
+    best_direction: Literal["larger", "smaller"] | None = None
+    """Which values of best_metric are better; None knows it: smaller ones of `validation/loss` and
+    `validation/nll`, larger ones of all others."""
+    patience: int | None = None
+    """Validations in a row without a better best_metric that end the run; None trains to the end.
+    The schedule stays that of the whole run."""
+    min_delta: float = 0.0
+    """How much better, in the metric's own unit, is better to patience; the best checkpoint is the
+    best by however little."""
+    ema_decay: float | None = None
+    """Keep an exponential moving average of what is trained, of which each step keeps this share
+    (less in the first steps); validation and the best checkpoint are of the average. None for
+    none."""
     answer_tasks: list[str] | None = None
     """Tasks whose answers are searched and scored in a validation; None takes that of best_metric,
     if one is named."""
@@ -149,22 +198,58 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         _at_least(self, 1, "batch_size_per_rank", "gradient_accumulation", "log_every_steps")
         _at_least(self, 1, "keep_last", "beam_size", "step_timeout_s")
-        for name in ("max_steps", "validate_every_steps", "validation_samples", "save_every_steps"):
+        for name in (
+            *("max_steps", "validate_every_steps", "validation_samples", "save_every_steps"),
+            "patience",
+        ):
             if getattr(self, name) is not None:
                 _at_least(self, 1, name)
         if self.epochs is not None and self.epochs <= 0:
             raise ValueError(f"epochs must be above 0, not {self.epochs}")
         if self.epochs is not None and self.max_steps is not None:
             raise ValueError("epochs and max_steps exclude each other")
-        for name in ("label_smoothing", "dropout", "drop_path"):
+        for name in ("label_smoothing", "dropout", "drop_path", "drop_worst_ratio"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be above 0 and below 1, not {self.ema_decay}")
+        self._check_objective()
+        self._check_selection()
+
+    def _check_objective(self) -> None:
+        _at_least(self, 0, "drop_worst_after_steps")
+        if self.drop_worst_after_steps and not self.drop_worst_ratio:
+            raise ValueError(
+                f"drop_worst_after_steps = {self.drop_worst_after_steps} needs a drop_worst_ratio"
+                " above 0"
+            )
+        if self.r_drop_alpha is None:
+            return
+        if self.r_drop_alpha <= 0:
+            raise ValueError(f"r_drop_alpha must be above 0, not {self.r_drop_alpha}; or null")
+        if not (self.dropout or self.drop_path):
+            raise ValueError(
+                f"r_drop_alpha = {self.r_drop_alpha} needs dropout or drop_path above 0: without"
+                " them the two passes are equal"
+            )
+
+    def _check_selection(self) -> None:
+        _at_least(self, 0, "min_delta")
+        if self.best_direction is not None and self.best_metric is None:
+            raise ValueError(
+                f"best_direction = {self.best_direction} needs a best_metric that it is about"
+            )
+        if self.min_delta and self.patience is None:
+            raise ValueError(f"min_delta = {self.min_delta} needs patience")
+        if self.patience is not None and self.validate_every_steps is None:
+            raise ValueError(f"patience = {self.patience} needs validate_every_steps")
 
     def answered_tasks(self) -> list[str]:
         """Tasks whose answers a validation scores."""
         if self.answer_tasks is not None or self.best_metric is None:
             return list(self.answer_tasks or [])
-        return [self.best_metric.split("/")[0]]
+        task = self.best_metric.split("/")[0]
+        return [] if task == "validation" else [task]
 
 
 @dataclass(frozen=True, kw_only=True)

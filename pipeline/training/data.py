@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -169,6 +169,14 @@ class Batch:
             if isinstance(value, Tensor)
         }
         return Batch(**{**vars(self), **moved})
+
+    def twice(self) -> Batch:
+        """The batch and, behind it, the same samples again: two passes of dropout in one."""
+        doubled: dict[str, Any] = {
+            name: torch.cat([value, value]) if isinstance(value, Tensor) else 2 * value
+            for name, value in vars(self).items()
+        }
+        return Batch(**doubled)
 
 
 class Collator:

@@ -12,19 +12,21 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from model.tuning import TunedModel
 from pipeline.config import RunConfig
 from pipeline.errors import CheckpointError, ConfigError, TrainingError
+from pipeline.training.averaging import MovingAverage
 from pipeline.training.data import Batch
 from pipeline.training.deepspeed_config import deepspeed_config
+from pipeline.training.parameter_groups import ParameterGroup, parameter_groups
 from pipeline.training.world import (
     World,
     environment_rank,
@@ -134,11 +136,15 @@ class Engine:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.trainable = sum(parameter.numel() for parameter in trained)
         """Number of trained values."""
+        groups = parameter_groups(model.method.trained(model.base), config.optimizer)
+        self._lr_scales = [group.lr_scale for group in groups]
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=_Forward(model.to(world.device), config.engine.precision, world.device),
-            optimizer=_adamw(model, config),
+            optimizer=_adamw(groups, config),
             config=deepspeed_config(config, ranks=world.size, trainable=self.trainable),
         )
+        decay = config.training.ema_decay
+        self._average = None if decay is None else MovingAverage(self._held, decay)
 
     def train(self) -> None:
         """Training mode."""
@@ -159,23 +165,43 @@ class Engine:
         """Ends a micro-batch; the last of a step clips and updates.
 
         Args:
-            lr: Learning rate of the step.
+            lr: Learning rate of the step; groups scale it.
 
         Returns:
             L2 norm of all gradients before clipping; None before the last micro-batch, or where
             DeepSpeed does not know it.
         """
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
+        for group, scale in zip(self._optimizer.param_groups, self._lr_scales, strict=True):
+            group["lr"] = lr * scale
         last = self._engine.is_gradient_accumulation_boundary()
         self._engine.step()
+        if last and self._average is not None:
+            self._average.update(self._engine.global_steps)
         norm = self._engine.get_global_grad_norm() if last else None
         return None if norm is None else float(norm)
 
     @contextlib.contextmanager
-    def whole_model(self) -> Iterator[TunedModel]:
-        """The model with all its parameters in one place, to be read on every rank."""
-        yield self.model if self._stage < 3 else self._collected()
+    def whole_model(self, *, averaged: bool = False) -> Iterator[TunedModel]:
+        """The model with all its parameters in one place, to be read on every rank.
+
+        Args:
+            averaged: With the moving averages of what is trained, where the run keeps them.
+        """
+        average = self._average if averaged else None
+        with contextlib.nullcontext() if average is None else average.in_place():
+            yield self.model if self._stage < 3 else self._collected()
+
+    def _held(self) -> dict[str, Tensor]:
+        """What this rank holds of each trained parameter: all of it, or in stage 3 its shard."""
+        trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        if self._stage < 3:
+            return {name: parameter.data for name, parameter in trained.items()}
+        # DeepSpeed hangs the shard on the parameter.
+        return {name: vars(parameter)["ds_tensor"].data for name, parameter in trained.items()}
+
+    def _average_file(self, place: Path) -> Path:
+        own = f"-rank-{self._world.rank}" if self._stage == 3 else ""
+        return place / f"average{own}.safetensors"
 
     def _collected(self) -> TunedModel:
         """A plain copy: the sharded modules gather and release by themselves at each call."""
@@ -190,7 +216,9 @@ class Engine:
         return copy.to(self._world.device)
 
     def save(self, folder: Path, tag: str) -> None:
-        """Writes trained parameters and optimizer states into folder/tag, from every rank.
+        """Writes trained parameters, their averages and optimizer states into folder/tag.
+
+        Every rank calls it.
 
         Raises:
             TrainingError: a file cannot be written.
@@ -199,7 +227,9 @@ class Engine:
             self._engine.save_checkpoint(
                 str(folder), tag=tag, save_latest=False, exclude_frozen_parameters=True
             )
-        except (OSError, RuntimeError) as error:
+            if self._average is not None and (self._world.leads or self._stage == 3):
+                self._average.save(self._average_file(folder / tag))
+        except (OSError, RuntimeError, SafetensorError) as error:
             rank = self._world.rank
             if is_lost_contact(error):
                 raise lost_contact(rank, error) from error
@@ -239,21 +269,15 @@ class Engine:
             raise CheckpointError(f"{folder / tag} cannot be loaded: {line}") from error
         if found is None:
             raise CheckpointError(f"{folder / tag} holds no checkpoint")
+        if self._average is not None:
+            self._average.load(self._average_file(folder / tag))
 
 
-def _adamw(model: TunedModel, config: RunConfig) -> torch.optim.AdamW:
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def _adamw(groups: Sequence[ParameterGroup], config: RunConfig) -> torch.optim.AdamW:
     settings = config.optimizer
-    groups: list[dict[str, Any]] = [
-        {
-            "params": [p for p in trained if p.dim() > 1],
-            "weight_decay": settings.weight_decay,
-        },
-        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
-    ]
     # torch's own: DeepSpeed's is compiled on first use.
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        [{"params": group.parameters, "weight_decay": group.weight_decay} for group in groups],
         lr=settings.lr,
         betas=settings.betas,
         eps=settings.eps,

@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from model.losses import label_smoothed_loss
 from pipeline.errors import TrainingError
+from pipeline.training.checkpoint import write_json_whole, writing
 from pipeline.training.data import Batch
 from pipeline.training.engine import Engine
+from pipeline.training.objective import Objective
+from pipeline.training.window import StepSums
 from pipeline.training.world import World, is_lost_contact, lost_contact
 
 _SEED_MODULUS = 2**63
-
-
-@dataclass
-class StepSums:
-    """Sums over this rank's tokens since the last report."""
-
-    loss: float = 0.0
-    """Label-smoothed loss."""
-    nll: float = 0.0
-    """Negative log-likelihood of the labels."""
-    tokens: int = 0
-    samples: int = 0
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
@@ -39,7 +29,7 @@ def train_step(
     batches: Sequence[Batch],
     *,
     lr: float,
-    label_smoothing: float,
+    objective: Objective,
     global_tokens: float,
     sums: StepSums,
     step: int,
@@ -48,14 +38,15 @@ def train_step(
     """Runs the micro-batches of a rank and updates the parameters.
 
     The loss is the mean over the tokens of the whole global batch, so how samples are dealt to
-    ranks and micro-batches does not weigh them.
+    ranks and micro-batches does not weigh them. Only the worst tokens are looked for in each
+    micro-batch by itself, as in the published training.
 
     Args:
         engine: Model and optimizer.
         batches: The micro-batches.
         lr: Learning rate.
-        label_smoothing: Probability mass taken from the label.
-        global_tokens: Labelled tokens of all ranks' micro-batches.
+        objective: What the step minimises.
+        global_tokens: Tokens that it counts in all ranks' micro-batches.
         sums: Where the losses are added.
         step: Steps done before, for errors.
         world: The ranks.
@@ -64,22 +55,19 @@ def train_step(
         L2 norm of the gradients before clipping; None where DeepSpeed does not know it.
 
     Raises:
-        TrainingError: a loss or the norm is not finite, or another rank is gone.
+        NotFinite: a loss or the norm is not finite.
+        TrainingError: another rank is gone.
     """
     norm: float | None = None
     for batch in batches:
-        placed = batch.to(world.device)
-        loss_sum, nll_sum, _ = label_smoothed_loss(
-            engine.forward(placed),
-            placed.target_BT,
-            epsilon=label_smoothing,
-            confidence_B=placed.confidence_B,
-        )
+        placed = objective.prepared(batch.to(world.device))
+        loss_sum, nll_sum, counted = objective.loss(engine.forward(placed), placed)
         loss = float(loss_sum.detach())
         if not math.isfinite(loss):
             raise not_finite(f"the loss is {loss}", batches, step, world.rank)
         try:
-            engine.backward(loss_sum / global_tokens)
+            # A drop of nearly all tokens can leave none.
+            engine.backward(loss_sum / max(1.0, global_tokens))
             norm = engine.step(lr)
         except RuntimeError as error:
             if is_lost_contact(error):
@@ -87,6 +75,7 @@ def train_step(
             raise
         sums.loss += loss
         sums.nll += float(nll_sum)
+        sums.counted += counted
         sums.tokens += batch.tokens
         sums.samples += len(batch.uids)
     if norm is not None and not math.isfinite(norm):
@@ -94,7 +83,27 @@ def train_step(
     return norm
 
 
-def not_finite(what: str, batches: Sequence[Batch], step: int, rank: int) -> TrainingError:
+def not_finite(what: str, batches: Sequence[Batch], step: int, rank: int) -> NotFinite:
     """The error of a step that went wrong, with the samples that it was made of."""
-    uids = ", ".join(uid for batch in batches for uid in batch.uids)
-    return TrainingError(f"{what} at step {step + 1} on rank {rank}; its samples: {uids}")
+    uids = tuple(uid for batch in batches for uid in batch.uids)
+    return NotFinite(what, step=step + 1, rank=rank, uids=uids)
+
+
+class NotFinite(TrainingError):
+    """A loss or a gradient that is no number, and the samples of the rank's step."""
+
+    def __init__(self, what: str, *, step: int, rank: int, uids: tuple[str, ...]) -> None:
+        self.what, self.step, self.rank, self.uids = what, step, rank, uids
+        super().__init__(f"{what} at step {step} on rank {rank}; its samples: {', '.join(uids)}")
+
+    def write(self, run_dir: Path) -> Path:
+        """Writes the samples' uids into the run's folder, each rank into a file of its own.
+
+        Raises:
+            TrainingError: the file cannot be written.
+        """
+        path = run_dir / f"not-finite-rank-{self.rank}.json"
+        record = {"what": self.what, "step": self.step, "rank": self.rank, "uids": self.uids}
+        with writing(path):
+            write_json_whole(path, record)
+        return path

@@ -35,6 +35,8 @@ class TrainingResult:
     fingerprint_after: str
     seconds: float
     """Time of all parts of the run together."""
+    stopped_early: bool = False
+    """Whether patience ended it before its last step."""
 
     @property
     def trainable_share(self) -> float:

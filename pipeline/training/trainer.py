@@ -13,12 +13,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import nn
 
-from model.checkpoint import TOKENIZER_FILE, fingerprint, load_base, load_config, resolve_base
-from model.ofa.model import OFA
-from model.tokenizer import OFATokenizer
-from model.tuning import TunedModel, build_tuned_model
+from model.checkpoint import fingerprint
 from pipeline.config import RunConfig
 from pipeline.errors import EXIT_INTERRUPTED, CheckpointError, ConfigError, TrainingError
 from pipeline.training.checkpoint import (
@@ -28,18 +24,21 @@ from pipeline.training.checkpoint import (
     read_state,
     write_best,
 )
-from pipeline.training.data import Batch, Collator, ShardReader
+from pipeline.training.data import Batch
 from pipeline.training.engine import Engine, join_world, leave_world
 from pipeline.training.hooks import Hook, MetricsFile
-from pipeline.training.loader import BatchMaker, Loader, build_order
-from pipeline.training.order import SampleOrder
+from pipeline.training.inputs import open_inputs
+from pipeline.training.objective import objective_of
 from pipeline.training.progress import ProgressBar
 from pipeline.training.run_folder import INTERRUPTED, check_folder, locked, run_folder
 from pipeline.training.schedule import learning_rate
+from pipeline.training.selection import Selection
 from pipeline.training.signals import StopRequest
-from pipeline.training.step import StepSums, seed_step, train_step
+from pipeline.training.step import NotFinite, seed_step, train_step
+from pipeline.training.subject import batch_statistics, build_model, frozen_fingerprint
 from pipeline.training.summary import TrainingResult, write_summary
-from pipeline.training.validation import LOSS, Validator
+from pipeline.training.validation import Validator
+from pipeline.training.window import Window
 from pipeline.training.world import World
 
 
@@ -70,32 +69,11 @@ def train(config: RunConfig, hooks: Sequence[Hook] = (), *, resume: bool = False
     return result
 
 
-def total_steps(config: RunConfig, order: SampleOrder, global_batch: int) -> int:
+def total_steps(config: RunConfig, epoch_length: int, global_batch: int) -> int:
     """Optimizer steps of a run; known before its first."""
     if config.training.max_steps is not None:
         return config.training.max_steps
-    return max(1, round((config.training.epochs or 1.0) * order.epoch_length / global_batch))
-
-
-def build_model(config: RunConfig) -> TunedModel:
-    """The base with what is tuned, on the CPU, the same on every rank.
-
-    Raises:
-        CheckpointError: the base is missing or damaged.
-        ConfigError: what is tuned does not fit the base.
-    """
-    torch.manual_seed(config.seed)
-    if config.base.random_init:
-        base = OFA(load_config(config.base.path))
-        base.initialise()
-    else:
-        base = load_base(config.base.path)
-    base.regularisation.dropout = config.training.dropout
-    base.regularisation.drop_path = config.training.drop_path
-    try:
-        return build_tuned_model(base, config.tuning)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    return max(1, round((config.training.epochs or 1.0) * epoch_length / global_batch))
 
 
 class _Run:
@@ -113,58 +91,26 @@ class _Run:
         self.run_dir = run_folder(config)
         self.started = time.perf_counter()
         model = build_model(config)
-        base_config = model.base.config
-        tokenizer = OFATokenizer.from_file(resolve_base(config.base.path) / TOKENIZER_FILE)
-        image_size = config.data.image_size or base_config.image_size
-        data = config.data
-        if not data.train:
-            raise ConfigError("data.train names no data set to learn from")
-        readers = [stack.enter_context(ShardReader(folder)) for folder in data.train]
-        order = build_order(readers, data, config.seed)
-        collate = Collator(
-            tokenizer,
-            base_config,
-            image_size,
-            max_source_length=data.max_source_length,
-            max_target_length=data.max_target_length,
-        )
-        if data.streams % world.size:
-            raise ConfigError(
-                f"data.streams = {data.streams}: not a multiple of {world.size} ranks"
-            )
-        self.loader = stack.enter_context(
-            Loader(
-                order,
-                BatchMaker(readers, collate, config.seed),
-                rank=world.rank,
-                ranks=world.size,
-                batch_size=config.training.batch_size_per_rank,
-                accumulation=config.training.gradient_accumulation,
-                workers=data.loader_workers,
-            )
-        )
-        self.validator = None
-        if data.validation:
-            held_out = [stack.enter_context(ShardReader(folder)) for folder in data.validation]
-            self.validator = Validator(held_out, tokenizer, base_config, config, image_size, world)
-        self.epoch_length = order.epoch_length
+        inputs = open_inputs(config, model.base.config, world, stack)
+        self.loader, self.validator = inputs.loader, inputs.validator
+        self.epoch_length = inputs.epoch_length
         self.checkpoints = CheckpointFolder(self.run_dir, world, config.training.keep_last)
         base_fingerprint = fingerprint(model.base)
-        self.frozen = _frozen_fingerprint(model, base_fingerprint)
+        self.frozen = frozen_fingerprint(model, base_fingerprint)
         self.state = RunState(
             step=0,
-            total_steps=total_steps(config, order, self.loader.global_batch),
+            total_steps=total_steps(config, inputs.epoch_length, self.loader.global_batch),
             base_fingerprint=base_fingerprint,
-            datasets={str(reader.folder): reader.manifest.digest for reader in readers},
+            datasets=inputs.datasets,
             ranks=world.size,
             zero_stage=config.engine.zero_stage,
             seconds=0.0,
         )
         self.engine = Engine(model, config, world, lambda: build_model(config))
-        self.statistics = _batch_statistics(model.base)
+        self.statistics = batch_statistics(model.base)
         self.hooks = list(hooks)
-        self.sums = StepSums()
-        self.window_start, self.window_waited = self.started, 0.0
+        self.selection = Selection(config.training)
+        self.window = Window(world)
         self.last_norm: float | None = None
 
     def train(self, resume: bool) -> TrainingResult:
@@ -178,14 +124,22 @@ class _Run:
         for hook in self.hooks:
             hook.on_start(self.run_dir, self.config)
         self.seconds_before = self.state.seconds
-        self.started = self.window_start = time.perf_counter()
+        self.started = time.perf_counter()
+        self.window.open()
         self.engine.train()
         name, leads = self.config.name, self.world.leads
         with ProgressBar(name, total, first, shown=leads) as self.bar:
             for batches in self.loader.steps(first, total):
+                if self.selection.gives_up(self.state):
+                    break
                 self._step(batches)
                 self.bar.advance()
                 self._after_step()
+            if self._stopped_early():
+                self.bar.say(
+                    f"ends at step {self.state.step}: no better {self.selection.metric} in"
+                    f" {self.state.stale} validations"
+                )
         return self._finish(before)
 
     def _continue(self) -> None:
@@ -209,22 +163,28 @@ class _Run:
 
     def _step(self, batches: Sequence[Batch]) -> None:
         config, step = self.config, self.state.step
-        tokens, stopping = self.world.total(
-            [float(sum(batch.tokens for batch in batches)), float(self.stop.requested)]
-        )
+        objective = objective_of(config.training, step)
+        counted = sum(objective.tokens(batch) for batch in batches)
+        tokens, stopping = self.world.total([float(counted), float(self.stop.requested)])
         if stopping:
             self._interrupt()
         seed_step(config.seed, step, self.world.rank)
-        self.last_norm = train_step(
-            self.engine,
-            batches,
-            lr=learning_rate(config.schedule, config.optimizer.lr, step, self.state.total_steps),
-            label_smoothing=config.training.label_smoothing,
-            global_tokens=tokens,
-            sums=self.sums,
-            step=step,
-            world=self.world,
-        )
+        try:
+            self.last_norm = train_step(
+                self.engine,
+                batches,
+                lr=learning_rate(
+                    config.schedule, config.optimizer.lr, step, self.state.total_steps
+                ),
+                objective=objective,
+                global_tokens=tokens,
+                sums=self.window.sums,
+                step=step,
+                world=self.world,
+            )
+        except NotFinite as error:
+            error.write(self.run_dir)
+            raise
         # Each rank's BatchNorm saw its own images; their mean keeps one model.
         self.world.average_(self.statistics)
         self.state = replace(self.state, step=step + 1)
@@ -235,65 +195,45 @@ class _Run:
         if step % training.log_every_steps == 0 or last:
             self._log()
         if self.validator and (last or _due(step, training.validate_every_steps)):
-            self._validate(self.validator)
-        if last or _due(step, training.save_every_steps):
+            with self.window.paused():
+                self._validate(self.validator)
+        if last or self._stopped_early() or _due(step, training.save_every_steps):
             self._save()
 
+    def _stopped_early(self) -> bool:
+        unfinished = self.state.step < self.state.total_steps
+        return unfinished and self.selection.gives_up(self.state)
+
     def _log(self) -> None:
-        sums, now = self.sums, time.perf_counter()
-        loss, nll, tokens, samples, waited = self.world.total(
-            [sums.loss, sums.nll, sums.tokens, sums.samples, self.loader.waited_s]
+        settings, step = self.config, self.state.step
+        metrics = self.window.close(self.loader.waited_s)
+        metrics["train/lr"] = learning_rate(
+            settings.schedule, settings.optimizer.lr, step - 1, self.state.total_steps
         )
-        elapsed, step = now - self.window_start, self.state.step
-        share = (waited - self.window_waited) / self.world.size / elapsed
-        settings = self.config
-        metrics = {
-            "train/loss": loss / tokens,
-            "train/nll": nll / tokens,
-            "train/lr": learning_rate(
-                settings.schedule, settings.optimizer.lr, step - 1, self.state.total_steps
-            ),
-            "train/samples_per_s": samples / elapsed,
-            "train/tokens_per_s": tokens / elapsed,
-            "train/data_wait_share": share,
-            "train/epoch": step * self.loader.global_batch / self.epoch_length,
-        }
+        metrics["train/epoch"] = step * self.loader.global_batch / self.epoch_length
         if self.last_norm is not None:
             metrics["train/grad_norm"] = self.last_norm
         for hook in self.hooks:
             hook.on_log(step, metrics)
-        left = (self.state.total_steps - step) * self.loader.global_batch / (samples / elapsed)
-        self.bar.report(step, metrics, left)
-        self.sums, self.window_waited = StepSums(), waited
-        self.window_start = time.perf_counter()
+        samples_left = (self.state.total_steps - step) * self.loader.global_batch
+        self.bar.report(step, metrics, samples_left / metrics["train/samples_per_s"])
 
     def _validate(self, validator: Validator) -> None:
-        began = time.perf_counter()
-        wanted = self.config.training.best_metric
-        with self.engine.whole_model() as model:
+        with self.engine.whole_model(averaged=True) as model:
             metrics = validator.measure(model)
-            if wanted is not None and wanted not in metrics:
-                known = ", ".join(sorted(metrics))
-                raise ConfigError(f"training.best_metric = {wanted!r}: there is only {known}")
-            value = metrics[wanted or LOSS]
-            best = self.state.best
-            better = best is None or (value > best.value if wanted else value < best.value)
-            if better:
-                best = Best(step=self.state.step, value=value, metrics=metrics)
-                if self.world.leads:
-                    write_best(self.run_dir, model, best, self.config.base.path)
-        self.state = replace(self.state, best=best)
+            judged = self.selection.judged(self.state, metrics)
+            best, better = judged.best, judged.best is not self.state.best
+            if best is not None and better and self.world.leads:
+                write_best(self.run_dir, model, best, self.config.base.path)
+        self.state = judged
         for hook in self.hooks:
             hook.on_validation(self.state.step, metrics)
         told = ", ".join(f"{name} {value:.4f}" for name, value in sorted(metrics.items()))
         self.bar.say(f"step {self.state.step}: {told}{' (best)' if better else ''}")
-        # Speed is that of training alone.
-        self.window_start += time.perf_counter() - began
 
     def _save(self) -> None:
-        began = time.perf_counter()
-        self.checkpoints.save(self.engine, self._timed_state())
-        self.window_start += time.perf_counter() - began
+        with self.window.paused():
+            self.checkpoints.save(self.engine, self._timed_state())
 
     def _timed_state(self) -> RunState:
         seconds = self.seconds_before + time.perf_counter() - self.started
@@ -314,13 +254,15 @@ class _Run:
     def _finish(self, before: str) -> TrainingResult:
         with self.engine.whole_model() as model:
             after = fingerprint(model.base)
-            if _frozen_fingerprint(model, after) != self.frozen:
+            if frozen_fingerprint(model, after) != self.frozen:
                 raise TrainingError(f"the frozen base changed: {before} became {after}")
             sizes = model.parameter_counts()
-            if self.validator is None and self.world.leads:
-                # Nothing was compared: the last is the best there is.
-                last = Best(step=self.state.step, value=0.0, metrics={})
-                write_best(self.run_dir, model, last, self.config.base.path)
+        if self.validator is None:
+            # Nothing was compared: the last is the best there is.
+            last = Best(step=self.state.step, value=0.0, metrics={})
+            with self.engine.whole_model(averaged=True) as model:
+                if self.world.leads:
+                    write_best(self.run_dir, model, last, self.config.base.path)
         result = TrainingResult(
             output_dir=self.run_dir,
             best_metrics=self.state.best.metrics if self.state.best else {},
@@ -330,6 +272,7 @@ class _Run:
             fingerprint_before=before,
             fingerprint_after=after,
             seconds=self._timed_state().seconds,
+            stopped_early=self._stopped_early(),
         )
         if self.world.leads:
             write_summary(result)
@@ -340,22 +283,6 @@ class _Run:
 
 def _due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
-
-
-def _frozen_fingerprint(model: TunedModel, whole: str) -> str:
-    """The fingerprint of all that training must leave alone; whole is that of the whole base."""
-    if model.freezes_base:
-        return whole
-    return fingerprint(model.base, without=model.trained_in_base())
-
-
-def _batch_statistics(base: OFA) -> list[torch.Tensor]:
-    """The running statistics that training moves."""
-    if not base.batch_norm_trains:
-        return []
-    norms = [module for module in base.modules() if isinstance(module, nn.BatchNorm2d)]
-    found = [tensor for norm in norms for tensor in (norm.running_mean, norm.running_var)]
-    return [tensor for tensor in found if tensor is not None]
 
 
 def _set_threads(wanted: int | None) -> None:

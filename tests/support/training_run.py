@@ -131,6 +131,14 @@ def best_of(recipe: Path) -> dict[str, Tensor]:
 
 def losses_of(recipe: Path) -> dict[int, float]:
     """The training loss of each reported step."""
+    return {
+        record["step"]: record["train/loss"]
+        for record in records_of(recipe)
+        if "train/loss" in record
+    }
+
+
+def records_of(recipe: Path) -> list[dict[str, float]]:
+    """The lines of a run's metrics, in order."""
     lines = (run_dir_of(recipe) / "metrics.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines]
-    return {record["step"]: record["train/loss"] for record in records if "train/loss" in record}
+    return [json.loads(line) for line in lines]

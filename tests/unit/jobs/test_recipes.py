@@ -14,6 +14,7 @@ from pipeline.config_tree import plain
 
 RECIPES = Path(__file__).parents[3] / "jobs" / "recipes"
 PROMPT = RECIPES / "train_ofa_large_refcoco.yaml"
+REGULARISED = RECIPES / "train_ofa_large_refcoco_regularised.yaml"
 RANKS = 8
 
 
@@ -42,6 +43,15 @@ def test_a_baseline_changes_what_it_names(method: str) -> None:
     # What a recipe repeats of the defaults, it repeats to be read.
     assert {"name", "tuning.method", "optimizer.lr"} <= changed
     assert all(other[name] == value for name, value in said.items())
+
+
+def test_the_regularised_recipe_adds_to_the_prompts() -> None:
+    plain_run, regularised = (load(RunConfig, files) for files in ([PROMPT], [PROMPT, REGULARISED]))
+    said = settings(yaml.safe_load(REGULARISED.read_text()))
+    before, after = settings(plain(plain_run)), settings(plain(regularised))
+    assert {name for name in after if before[name] != after[name]} == set(said)
+    for run in (plain_run, regularised):
+        assert run.training.batch_size_per_rank * run.training.gradient_accumulation == 128
 
 
 @pytest.mark.parametrize(

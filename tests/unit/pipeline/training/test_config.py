@@ -12,9 +12,26 @@ from pipeline.training.deepspeed_config import deepspeed_config
     [
         ("optimizer.lr", "0", "lr must be above 0"),
         ("schedule.warmup_ratio", "1.0", "warmup_ratio must be at least 0 and below 1"),
+        ("schedule", "{name: cosine, power: 2}", "schedule.power = 2.0 needs name = polynomial"),
+        ("schedule", "{name: constant, final_lr: 1e-5}", "schedule.final_lr = 1e-05 needs"),
+        ("schedule.final_lr", "0.1", "final_lr = 0.1: must not be above optimizer.lr = 0.001"),
+        ("schedule.warmup_steps", "-1", "warmup_steps must be 0 or more"),
+        ("schedule.name", "linear", "one of polynomial, cosine, constant"),
         ("data.streams", "0", "streams must be at least 1"),
         ("data.task_weights", "{vqa: 0}", "not all 0"),
         ("training.label_smoothing", "1", "label_smoothing must be"),
+        ("training", "{r_drop_alpha: 0, dropout: 0.1}", "training.r_drop_alpha must be above 0"),
+        ("training.r_drop_alpha", "5", "r_drop_alpha = 5.0 needs dropout or drop_path above 0"),
+        ("training.drop_worst_ratio", "1", "drop_worst_ratio must be in"),
+        ("training.drop_worst_after_steps", "9", "needs a drop_worst_ratio above 0"),
+        ("training.ema_decay", "1", "ema_decay must be above 0 and below 1"),
+        ("training.best_direction", "larger", "needs a best_metric"),
+        ("training.min_delta", "0.1", "min_delta = 0.1 needs patience"),
+        ("training.patience", "2", "patience = 2 needs validate_every_steps"),
+        ("training", "{patience: 2, validate_every_steps: 9}", "training.patience = 2: needs a"),
+        ("training.patience", "0", "patience must be at least 1"),
+        ("optimizer.groups", "[{match: '*', lr_scale: 0}]", "lr_scale must be above 0, not 0"),
+        ("optimizer.groups", "[{lr_scale: 2}]", r"optimizer.groups\[0\].match: missing"),
         ("engine.zero_stage", "4", "engine.zero_stage"),
         ("engine.precision", "fp16", "engine.precision"),
         ("engine", "{compile: true, zero_stage: 3}", "compile and zero_stage = 3"),
@@ -47,15 +64,16 @@ def test_deepspeed_settings_follow_from_the_run(stage: int) -> None:
     assert settings["zero_optimization"]["reduce_bucket_size"] == 1000
 
 
-def test_best_metric_names_the_task_to_answer() -> None:
+@pytest.mark.parametrize(("metric", "tasks"), [("vqa/accuracy", ["vqa"]), ("validation/nll", [])])
+def test_best_metric_names_the_task_to_answer(metric: str, tasks: list[str]) -> None:
     config = load(
         RunConfig,
         [],
         [
             ("name", "run"),
             ("data.validation", "[somewhere]"),
-            ("training.best_metric", "vqa/accuracy"),
+            ("training.best_metric", metric),
         ],
     )
-    assert config.training.answered_tasks() == ["vqa"]
+    assert config.training.answered_tasks() == tasks
     assert load(RunConfig, [], [("name", "run")]).training.answered_tasks() == []

@@ -1,0 +1,85 @@
+"""An exponential moving average of what is trained.
+
+Each rank averages what it holds itself: whole parameters, or its shards of them. So the average
+needs no communication, and costs as much memory as the trained values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipeline.errors import CheckpointError
+
+
+class MovingAverage:
+    """Averages of live tensors, which training changes."""
+
+    def __init__(self, live: Callable[[], dict[str, Tensor]], decay: float) -> None:
+        """Begins with what the tensors hold now.
+
+        Args:
+            live: Returns the tensors by name; asked each time, since an optimizer may move them.
+            decay: Share of the average that a step keeps, below 1.
+        """
+        self._live = live
+        self._decay = decay
+        self._averages = {name: tensor.detach().clone() for name, tensor in live().items()}
+
+    @torch.no_grad()
+    def update(self, steps: int) -> None:
+        """Takes in what a step has made.
+
+        Args:
+            steps: Optimizer steps done, this one included. While they are few, less is kept than
+                `decay` says: the first values are random and would weigh for long.
+        """
+        kept = min(self._decay, (1 + steps) / (10 + steps))
+        for name, tensor in self._live().items():
+            self._averages[name].lerp_(tensor, 1.0 - kept)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Puts the averages into the live tensors, and back what was there, bit by bit."""
+        held = {name: tensor.detach().clone() for name, tensor in self._live().items()}
+        self._put(self._averages)
+        try:
+            yield
+        finally:
+            self._put(held)
+
+    def save(self, path: Path) -> None:
+        """Writes the averages.
+
+        Raises:
+            OSError, SafetensorError: the file cannot be written.
+        """
+        save_file(self._averages, path)
+
+    @torch.no_grad()
+    def load(self, path: Path) -> None:
+        """Takes back what `save` wrote.
+
+        Raises:
+            CheckpointError: the file is missing, damaged, or of other tensors.
+        """
+        try:
+            saved = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from error
+        shapes = {name: tensor.shape for name, tensor in self._averages.items()}
+        if {name: tensor.shape for name, tensor in saved.items()} != shapes:
+            raise CheckpointError(f"{path} holds averages of other parameters than this run's")
+        for name, tensor in saved.items():
+            self._averages[name].copy_(tensor)
+
+    @torch.no_grad()
+    def _put(self, values: dict[str, Tensor]) -> None:
+        for name, tensor in self._live().items():
+            tensor.copy_(values[name])

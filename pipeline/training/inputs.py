@@ -1,0 +1,75 @@
+"""What a run reads: the batches that it learns from and the samples that it is validated on."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+from model.checkpoint import TOKENIZER_FILE, resolve_base
+from model.ofa.config import OFAConfig
+from model.tokenizer import OFATokenizer
+from pipeline.config import RunConfig
+from pipeline.errors import ConfigError
+from pipeline.training.data import Collator, ShardReader
+from pipeline.training.loader import BatchMaker, Loader, build_order
+from pipeline.training.validation import Validator
+from pipeline.training.world import World
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """One rank's part of a run's data."""
+
+    loader: Loader
+    validator: Validator | None
+    """None where nothing is validated on."""
+    epoch_length: int
+    """Samples of one pass over the training data."""
+    datasets: dict[str, str]
+    """Digest of the manifest of each training data set."""
+
+
+def open_inputs(
+    config: RunConfig, base: OFAConfig, world: World, stack: contextlib.ExitStack
+) -> Inputs:
+    """Opens the data sets of a run, which stay open as long as the stack.
+
+    Raises:
+        ConfigError: no data are named, or their streams cannot be dealt to the ranks.
+        DataError: data are missing or damaged.
+    """
+    data = config.data
+    if not data.train:
+        raise ConfigError("data.train names no data set to learn from")
+    if data.streams % world.size:
+        raise ConfigError(f"data.streams = {data.streams}: not a multiple of {world.size} ranks")
+    tokenizer = OFATokenizer.from_file(resolve_base(config.base.path) / TOKENIZER_FILE)
+    image_size = data.image_size or base.image_size
+    readers = [stack.enter_context(ShardReader(folder)) for folder in data.train]
+    order = build_order(readers, data, config.seed)
+    collate = Collator(
+        tokenizer,
+        base,
+        image_size,
+        max_source_length=data.max_source_length,
+        max_target_length=data.max_target_length,
+    )
+    loader = Loader(
+        order,
+        BatchMaker(readers, collate, config.seed),
+        rank=world.rank,
+        ranks=world.size,
+        batch_size=config.training.batch_size_per_rank,
+        accumulation=config.training.gradient_accumulation,
+        workers=data.loader_workers,
+    )
+    validator = None
+    if data.validation:
+        held_out = [stack.enter_context(ShardReader(folder)) for folder in data.validation]
+        validator = Validator(held_out, tokenizer, base, config, image_size, world)
+    return Inputs(
+        loader=stack.enter_context(loader),
+        validator=validator,
+        epoch_length=order.epoch_length,
+        datasets={str(reader.folder): reader.manifest.digest for reader in readers},
+    )
