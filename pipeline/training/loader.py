@@ -7,7 +7,6 @@ without reading what came before.
 
 from __future__ import annotations
 
-import random
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -15,9 +14,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
-import numpy as np
-
 from pipeline.errors import ConfigError, DataError
+from pipeline.training.assembly import Assembler, PlacedSample
 from pipeline.training.config import DataConfig
 from pipeline.training.data import Batch, Collator, ShardReader
 from pipeline.training.order import Component, SampleOrder, SampleRef
@@ -31,7 +29,7 @@ def build_order(readers: Sequence[ShardReader], config: DataConfig, seed: int) -
     Raises:
         DataError: a wanted task has no samples.
     """
-    wanted = sorted({task for reader in readers for task in reader.tasks})
+    wanted = sorted({task for reader in readers for task in reader.manifest.tasks})
     if config.tasks is not None:
         wanted = sorted(config.tasks)
     if config.task_weights is None:
@@ -52,19 +50,16 @@ def build_order(readers: Sequence[ShardReader], config: DataConfig, seed: int) -
 
 
 def _component(readers: Sequence[ShardReader], tasks: Sequence[str], weight: float) -> Component:
-    blocks = []
-    found: set[str] = set()
-    for dataset, reader in enumerate(readers):
-        of_tasks = np.isin(np.asarray(reader.tasks, dtype=object), list(tasks))
-        found |= {task for task in set(reader.tasks) if task in tasks}
-        for shard in range(len(reader.manifest.shards)):
-            rows = np.flatnonzero(of_tasks & (reader.shards == shard))
-            if len(rows):
-                blocks.append((dataset, rows))
+    found = {task for reader in readers for task in reader.index.task_names}
     missing = sorted(set(tasks) - found)
     if missing:
         folders = ", ".join(str(reader.folder) for reader in readers)
         raise DataError(f"no samples of task {missing[0]!r} in {folders}")
+    blocks = [
+        (dataset, rows)
+        for dataset, reader in enumerate(readers)
+        for rows in reader.index.blocks(set(tasks))
+    ]
     return Component(tuple(blocks), weight)
 
 
@@ -72,16 +67,20 @@ class BatchMaker:
     """Makes the batch of some places of a run."""
 
     def __init__(self, readers: Sequence[ShardReader], collate: Collator, seed: int) -> None:
-        self._readers = readers
-        self._collate = collate
-        self._seed = seed
+        self._indices = [reader.index for reader in readers]
+        self.assemble = Assembler([reader.files for reader in readers], collate, seed)
+        """Does the work, here or in another process."""
+
+    def locate(self, refs: Sequence[SampleRef]) -> list[PlacedSample]:
+        """Looks up where samples lie."""
+        return [
+            PlacedSample(ref.place, ref.dataset, self._indices[ref.dataset].address(ref.row))
+            for ref in refs
+        ]
 
     def __call__(self, refs: Sequence[SampleRef]) -> Batch:
-        """Reads and collates; the place decides which of several right targets is taught."""
-        records = [self._readers[ref.dataset].read(ref.row) for ref in refs]
-        return self._collate(
-            records, [random.Random(f"{self._seed} target {ref.place}") for ref in refs]
-        )
+        """Reads and collates."""
+        return self.assemble(self.locate(refs))
 
 
 class Loader:
