@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from io import BufferedReader
 from pathlib import Path
 from typing import Self
 
@@ -15,12 +17,16 @@ from torch import Tensor
 
 from data_prep.manifest import INDEX_NAME, Manifest, read_manifest
 from data_prep.schema import Sample
+from data_prep.stores import file_location, is_remote
 from model.images import to_pixels
 from model.ofa.config import OFAConfig
 from model.tokenizer import OFATokenizer
+from pipeline.errors import DataError
 from pipeline.tasks.registry import get_task
+from pipeline.training.config import DEFAULT_CACHE_GB
 from pipeline.training.index import SampleIndex
-from pipeline.training.shard_files import FolderShards, ShardFiles
+from pipeline.training.shard_cache import GB, CachedShards, FileCache, default_cache_dir
+from pipeline.training.shard_files import FolderShards, ShardFiles, ShardSource
 
 
 class ShardReader:
@@ -30,16 +36,33 @@ class ShardReader:
     when its first sample is read.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, cache: FileCache | None = None) -> None:
         """Reads manifest and index.
 
+        Args:
+            folder: The data set's folder, or its location in an object store.
+            cache: Keeps what comes from an object store; None takes the usual one.
+
         Raises:
-            DataError: they are missing or damaged.
+            DataError: they are missing or damaged, or a store cannot be reached.
+            ConfigError: the cache's folder cannot be written.
         """
-        self.folder = Path(folder)
+        self.remote = is_remote(str(folder))
+        self.folder: str | Path = str(folder) if self.remote else Path(folder)
         self.manifest: Manifest = read_manifest(self.folder)
-        self.index = SampleIndex(self.folder / INDEX_NAME, self.manifest)
-        self.files = ShardFiles(FolderShards(self.folder, self.manifest.shards))
+        source: ShardSource
+        if isinstance(self.folder, Path):
+            name = str(self.folder / INDEX_NAME)
+            file = _opened(name)
+            source = FolderShards(self.folder, self.manifest.shards)
+        else:
+            cache = cache or FileCache(default_cache_dir(), DEFAULT_CACHE_GB * GB)
+            name = file_location(self.folder, INDEX_NAME)
+            file = os.fdopen(cache.open(name, None, self.manifest.index["sha256"]), "rb")
+            source = CachedShards(self.folder, self.manifest.shards, cache)
+        with file:
+            self.index = SampleIndex(file, name, self.manifest)
+        self.files = ShardFiles(source)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -71,6 +94,13 @@ class ShardReader:
             DataError: the shard is missing, cut short, or its bytes are not what was prepared.
         """
         return self.files.read(self.index.address(position))
+
+
+def _opened(path: str) -> BufferedReader:
+    try:
+        return Path(path).open("rb")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ bytes a sample. Loader workers do not need it at all, since they are told where 
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
+from io import BufferedReader
 from typing import NamedTuple
 
 import numpy as np
@@ -35,32 +35,32 @@ class SampleAddress(NamedTuple):
 class SampleIndex:
     """The rows of an index file."""
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    def __init__(self, file: BufferedReader, name: str, manifest: Manifest) -> None:
         """Reads the file.
 
         Args:
-            path: The file, local.
+            file: The file.
+            name: The file as error messages call it.
             manifest: Of the same data set.
 
         Raises:
-            DataError: it is missing, or not what the manifest says.
+            DataError: it is not what the manifest says.
         """
-        self.path = path
-        table = _read(path, manifest)
+        table = _read(file, name, manifest)
         tasks = table["task"].combine_chunks()
         self.task_names: list[str] = tasks.dictionary.to_pylist()
         """Distinct tasks, in order of appearance."""
         self.task_codes: NDArray[np.int32] = tasks.indices.to_numpy(zero_copy_only=False)
         """Number in task_names of each sample's task."""
-        columns = [np.ascontiguousarray(table[name].to_numpy()) for name in _NUMBERS]
+        columns = [np.ascontiguousarray(table[column].to_numpy()) for column in _NUMBERS]
         self.shards: NDArray[np.int32] = columns[0]
         """Number of the shard of each sample."""
         self._numbers = columns
         self._uids: pa.ChunkedArray = table["uid"]
         if len(self) != manifest.samples:
-            raise DataError(f"{path} has {len(self)} rows, its manifest {manifest.samples} samples")
+            raise DataError(f"{name} has {len(self)} rows, its manifest {manifest.samples} samples")
         if len(self) and not 0 <= self.shards.min() <= self.shards.max() < len(manifest.shards):
-            raise DataError(f"{path} names a shard that its manifest does not have")
+            raise DataError(f"{name} names a shard that its manifest does not have")
 
     def __len__(self) -> int:
         return len(self.shards)
@@ -90,15 +90,12 @@ class SampleIndex:
         return np.split(rows, starts) if len(rows) else []
 
 
-def _read(path: Path, manifest: Manifest) -> pa.Table:
+def _read(file: BufferedReader, name: str, manifest: Manifest) -> pa.Table:
     try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != manifest.index["sha256"]:
-            raise DataError(f"{path} is corrupt: its SHA-256 is not the manifest's")
-        return pq.read_table(
-            path, columns=["uid", "task", *_NUMBERS], read_dictionary=["task"], memory_map=True
-        )
+        if hashlib.file_digest(file, "sha256").hexdigest() != manifest.index["sha256"]:
+            raise DataError(f"{name} is corrupt: its SHA-256 is not the manifest's")
+        file.seek(0)
+        return pq.read_table(file, columns=["uid", "task", *_NUMBERS], read_dictionary=["task"])
     except (OSError, pa.ArrowException) as error:
         reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path} cannot be read: {reason}") from error
+        raise DataError(f"{name} cannot be read: {reason}") from error

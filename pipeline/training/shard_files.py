@@ -18,13 +18,15 @@ from data_prep.schema import IMAGE_EXTENSIONS, Sample
 from pipeline.errors import DataError
 from pipeline.training.index import SampleAddress
 
-OPEN_SHARDS = 256
-"""Shards that stay open. Processes may open 1024 files on most systems, and a data set of small
-shards has more of them."""
-
 
 class ShardSource(Protocol):
-    """Where the shards of a data set come from; it is sent to loader workers."""
+    """Where the shards of a data set come from; it is sent to loader workers.
+
+    Attributes:
+        keep_open: Shards that may stay open.
+    """
+
+    keep_open: int
 
     def name(self, shard: int) -> str:
         """The shard as error messages call it."""
@@ -41,6 +43,9 @@ class ShardSource(Protocol):
 
 class FolderShards:
     """Shards in a folder of this machine."""
+
+    keep_open = 256
+    """Most systems let a process open 1024 files, and a data set may have more shards."""
 
     def __init__(self, folder: Path, shards: Sequence[ShardInfo]) -> None:
         self._folder = folder
@@ -153,6 +158,6 @@ class ShardFiles:
         opened = _OpenShard(self._source.open(shard))
         with self._lock:
             self._open[shard] = opened
-            while len(self._open) > OPEN_SHARDS:
+            while len(self._open) > self._source.keep_open:
                 self._open.popitem(last=False)
         return opened

@@ -28,10 +28,10 @@ from pipeline.training.checkpoint import (
     read_state,
     write_best,
 )
-from pipeline.training.data import Batch, Collator, ShardReader
+from pipeline.training.data import Batch, Collator
 from pipeline.training.engine import Engine, join_world, leave_world
 from pipeline.training.hooks import Hook, MetricsFile
-from pipeline.training.loader import BatchMaker, Loader, build_order
+from pipeline.training.loader import BatchMaker, Loader, build_order, check_cache, open_data_sets
 from pipeline.training.order import SampleOrder
 from pipeline.training.progress import ProgressBar
 from pipeline.training.run_folder import INTERRUPTED, check_folder, locked, run_folder
@@ -119,7 +119,8 @@ class _Run:
         data = config.data
         if not data.train:
             raise ConfigError("data.train names no data set to learn from")
-        readers = [stack.enter_context(ShardReader(folder)) for folder in data.train]
+        readers = [stack.enter_context(reader) for reader in open_data_sets(data.train, data)]
+        check_cache(readers, data, max(1, world.size // _ranks_here()))
         order = build_order(readers, data, config.seed)
         collate = Collator(
             tokenizer,
@@ -141,11 +142,15 @@ class _Run:
                 batch_size=config.training.batch_size_per_rank,
                 accumulation=config.training.gradient_accumulation,
                 workers=data.loader_workers,
+                kind=data.loader,
+                timeout_s=data.loader_timeout_s,
             )
         )
         self.validator = None
         if data.validation:
-            held_out = [stack.enter_context(ShardReader(folder)) for folder in data.validation]
+            held_out = open_data_sets(data.validation, data)
+            for reader in held_out:
+                stack.enter_context(reader)
             self.validator = Validator(held_out, tokenizer, base_config, config, image_size, world)
         self.epoch_length = order.epoch_length
         self.checkpoints = CheckpointFolder(self.run_dir, world, config.training.keep_last)
@@ -359,5 +364,9 @@ def _batch_statistics(base: OFA) -> list[torch.Tensor]:
 
 
 def _set_threads(wanted: int | None) -> None:
-    on_host = int(os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE") or 1)
-    torch.set_num_threads(wanted or max(1, len(os.sched_getaffinity(0)) // on_host))
+    torch.set_num_threads(wanted or max(1, len(os.sched_getaffinity(0)) // _ranks_here()))
+
+
+def _ranks_here() -> int:
+    """Ranks on this machine."""
+    return int(os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE") or 1)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from data_prep.config import DatasetConfig, PrepareConfig
 from data_prep.synthetic import write_world
@@ -15,6 +16,8 @@ from model.tokenizer import OFATokenizer
 from pipeline.training.config import DataConfig
 from pipeline.training.data import Batch, Collator, ShardReader
 from pipeline.training.loader import BatchMaker, Loader, build_order
+from pipeline.training.shard_files import FolderShards
+from pipeline.training.workers import Kind
 from tests.support.small_world import prepare_in_process, world_sources
 from tests.support.training_run import small_base
 
@@ -62,7 +65,14 @@ def collate(tmp_path_factory: pytest.TempPathFactory, folders: dict[str, Path]) 
 
 
 def run(
-    reader: ShardReader, collate: Collator, *, ranks: int, workers: int, first: int, last: int
+    reader: ShardReader,
+    collate: Collator,
+    *,
+    ranks: int,
+    workers: int,
+    first: int,
+    last: int,
+    kind: Kind = "threads",
 ) -> list[str]:
     """Uids of steps in the order of the run: the ranks take turns in it."""
     config = DataConfig(streams=STREAMS)
@@ -76,6 +86,7 @@ def run(
             batch_size=GLOBAL_BATCH // ranks // 2,
             accumulation=2,
             workers=workers,
+            kind=kind,
         ) as loader:
             of_ranks.append(list(loader.steps(first, last)))
     seen = []
@@ -95,6 +106,26 @@ def test_the_order_is_that_of_one_rank(
         for ranks, workers in ((1, 3), (2, 0), (2, 2), (4, 1)):
             again = run(reader, collate, ranks=ranks, workers=workers, first=0, last=STEPS)
             assert again == alone, (ranks, workers)
+
+
+def test_worker_processes_make_the_same_batches(
+    folders: dict[str, Path], collate: Collator
+) -> None:
+    with ShardReader(folders["many shards"]) as reader:
+        alone = run(reader, collate, ranks=1, workers=0, first=0, last=6)
+        pair = run(reader, collate, ranks=2, workers=2, first=0, last=4, kind="processes")
+        rest = run(reader, collate, ranks=1, workers=1, first=4, last=6, kind="processes")
+        assert pair + rest == alone
+        order = build_order([reader], DataConfig(streams=STREAMS), SEED)
+        make = BatchMaker([reader], collate, SEED)
+        sizes = {"rank": 0, "ranks": 1, "batch_size": 8, "accumulation": 1}
+        batches = []
+        for workers, kind in ((0, "threads"), (1, "processes")):
+            with Loader(order, make, workers=workers, kind=kind, **sizes) as loader:  # type: ignore[arg-type]
+                batches.append(next(loader.steps(3, 4))[0])
+    for name, value in vars(batches[0]).items():
+        other = getattr(batches[1], name)
+        assert torch.equal(other, value) if isinstance(value, torch.Tensor) else other == value
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -159,7 +190,7 @@ def open_files() -> int:
 def test_more_shards_than_may_be_open_are_read(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.training.shard_files.OPEN_SHARDS", 3)
+    monkeypatch.setattr(FolderShards, "keep_open", 3)
     before = open_files()
     with ShardReader(folders["many shards"]) as reader:
         assert len(reader.manifest.shards) > 3
