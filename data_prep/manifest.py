@@ -260,12 +260,23 @@ _MANIFEST_1 = _MANIFEST - {"config_digest", "store_images"}
 
 
 def read_manifest(folder: str | Path) -> Manifest:
-    """Reads the manifest of a prepared dataset folder.
+    """Reads the manifest of a prepared dataset.
+
+    Args:
+        folder: Its folder, or its location in an object store.
 
     Raises:
         DataError: There is none (the folder is missing or preparation did not end), or it is
-            corrupt or newer than this code.
+            corrupt or newer than this code. StoreError, a DataError, when an object store cannot
+            be reached.
     """
+    if isinstance(folder, str) and "://" in folder:
+        # Only here, so that looking at a folder loads no client of a store.
+        from data_prep.stores import file_location, open_input
+
+        location = file_location(folder, MANIFEST_NAME)
+        with open_input(location) as file:
+            return Manifest.from_json(file.read(), location)
     path = Path(folder) / MANIFEST_NAME
     return Manifest.from_json(manifest_bytes(folder), str(path))
 

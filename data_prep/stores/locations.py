@@ -112,6 +112,19 @@ def parent_location(location: str) -> str:
     return f"{folder}?{query}" if query else folder
 
 
+def is_remote(location: str) -> bool:
+    """Whether a location lies in an object store; DataError when it makes no sense."""
+    return parse_location(location).remote
+
+
+def file_location(folder: str, name: str) -> str:
+    """Location of a file in a folder that is given by its location."""
+    if not is_remote(folder):
+        return str(Path(parse_location(folder).path) / name)
+    path, mark, options = folder.partition("?")
+    return f"{path.rstrip('/')}/{name}{mark}{options}"
+
+
 def split_archive(location: Location) -> tuple[str, str] | None:
     """The path of the archive and the folder inside it ('' for all of it), or None.
 

@@ -146,7 +146,7 @@ def _tasks(config: RunConfig) -> list[str]:
         return list(config.data.tasks)
     found: dict[str, int] = {}
     for folder in config.data.train:
-        found |= read_manifest(Path(folder)).tasks
+        found |= read_manifest(folder).tasks
     return sorted(found)
 
 
@@ -155,7 +155,7 @@ def _data(config: RunConfig) -> tuple[DataUse, ...]:
     uses = []
     for role, folders in roles.items():
         for folder in folders:
-            manifest = read_manifest(Path(folder))
+            manifest = read_manifest(folder)
             uses.append(
                 DataUse(
                     role=role,

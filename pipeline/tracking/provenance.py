@@ -84,7 +84,7 @@ def dataset_entry(folder: str, context: str) -> Entry:
     Raises:
         DataError: the manifest is missing or cannot be read.
     """
-    manifest = read_manifest(Path(folder))
+    manifest = read_manifest(folder)
     profile = {
         "num_rows": manifest.samples,
         "shards": len(manifest.shards),
@@ -97,6 +97,6 @@ def dataset_entry(folder: str, context: str) -> Entry:
         "context": context,
         "name": manifest.name,
         "digest": manifest.digest,
-        "source": json.dumps({"uri": str(Path(folder).resolve())}),
+        "source": json.dumps({"uri": folder if "://" in folder else str(Path(folder).resolve())}),
         "profile": json.dumps(profile, sort_keys=True),
     }

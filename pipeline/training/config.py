@@ -8,15 +8,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+DEFAULT_CACHE_GB = 50
+"""Of data.cache_gb; it also bounds the cache where no DataConfig is at hand."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Prepared data sets, and how samples are drawn from them."""
 
     train: list[str] = field(default_factory=list)
-    """Folders of prepared data sets to learn from."""
+    """Prepared data sets to learn from: folders, or locations such as s3://bucket/path."""
     validation: list[str] = field(default_factory=list)
-    """Folders of prepared data sets to validate on; none switches validation off."""
+    """Prepared data sets to validate on; none switches validation off."""
     tasks: list[str] | None = None
     """Tasks to learn; None learns every task of the data."""
     task_weights: dict[str, float] | None = None
@@ -32,7 +35,17 @@ class DataConfig:
     """Canonical streams that the order of samples is dealt to; a multiple of the number of ranks.
     It is part of the order: another number gives another run."""
     loader_workers: int = 1
-    """Background threads a rank that read, decode and tokenize; 0 does it between the steps."""
+    """Background workers a rank that read, decode and tokenize; 0 does it between the steps."""
+    loader: Literal["threads", "processes"] = "threads"
+    """What the workers are. Threads start at once and are enough while a batch takes less than a
+    step; processes scale with the cores, take seconds to start and need room in /dev/shm."""
+    loader_timeout_s: float = 300.0
+    """Longest a step waits for its batch before the run breaks, as when a network folder hangs."""
+    cache_dir: str | None = None
+    """Folder on this machine for shards of data sets in object stores; null takes
+    $PREFIXWORKS_CACHE/shards, else ~/.cache/prefixworks/shards."""
+    cache_gb: float = DEFAULT_CACHE_GB
+    """Most that this folder holds, in GB of 10^9 bytes; what was used longest ago goes first."""
     uneven: Literal["wrap", "drop"] = "wrap"
     """What happens to the last samples of an epoch that are too few to give every stream one: wrap
     repeats some to fill up, drop leaves them out."""
@@ -40,6 +53,9 @@ class DataConfig:
     def __post_init__(self) -> None:
         _at_least(self, 1, "max_source_length", "max_target_length", "streams")
         _at_least(self, 0, "loader_workers")
+        _at_least(self, 1, "loader_timeout_s")
+        if self.cache_gb <= 0:
+            raise ValueError(f"cache_gb must be above 0, not {self.cache_gb}")
         if self.image_size is not None and self.image_size < 16:
             raise ValueError(f"image_size must be at least 16, not {self.image_size}")
         if self.max_source_length < 3:

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
 import random
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from data_prep.manifest import INDEX_NAME, Manifest, read_manifest
-from data_prep.schema import IMAGE_EXTENSIONS, Sample
+from data_prep.schema import Sample
+from data_prep.stores import file_location, is_remote
 from model.images import to_pixels
 from model.ofa.config import OFAConfig
 from model.tokenizer import OFATokenizer
 from pipeline.errors import DataError
 from pipeline.tasks.registry import get_task
-
-_OFFSETS = ("shard", "image_offset", "image_size", "json_offset", "json_size")
+from pipeline.training.config import DEFAULT_CACHE_GB
+from pipeline.training.index import SampleIndex
+from pipeline.training.shard_cache import GB, CachedShards, FileCache, default_cache_dir
+from pipeline.training.shard_files import FolderShards, ShardFiles, ShardSource
 
 
 class ShardReader:
@@ -38,29 +36,36 @@ class ShardReader:
     when its first sample is read.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, cache: FileCache | None = None) -> None:
         """Reads manifest and index.
 
+        Args:
+            folder: The data set's folder, or its location in an object store.
+            cache: Keeps what comes from an object store; None takes the usual one.
+
         Raises:
-            DataError: they are missing or damaged.
+            DataError: they are missing or damaged, or a store cannot be reached.
+            ConfigError: the cache's folder cannot be written.
         """
-        self.folder = Path(folder)
+        self.remote = is_remote(str(folder))
+        self.folder: str | Path = str(folder) if self.remote else Path(folder)
         self.manifest: Manifest = read_manifest(self.folder)
-        index = self._read_index()
-        self.tasks: list[str] = index["task"].to_pylist()
-        """Task of each sample."""
-        self.uids: list[str] = index["uid"].to_pylist()
-        """Uid of each sample."""
-        columns = {name: index[name].to_numpy().astype(np.int64) for name in _OFFSETS}
-        self.shards: NDArray[np.int64] = columns["shard"]
-        """Number of the shard of each sample."""
-        self._images = columns["image_offset"], columns["image_size"]
-        self._records = columns["json_offset"], columns["json_size"]
-        self._files: dict[int, int] = {}
-        self._opening = threading.Lock()
+        source: ShardSource
+        if isinstance(self.folder, Path):
+            name = str(self.folder / INDEX_NAME)
+            file = _opened(name)
+            source = FolderShards(self.folder, self.manifest.shards)
+        else:
+            cache = cache or FileCache(default_cache_dir(), DEFAULT_CACHE_GB * GB)
+            name = file_location(self.folder, INDEX_NAME)
+            file = os.fdopen(cache.open(name, None, self.manifest.index["sha256"]), "rb")
+            source = CachedShards(self.folder, self.manifest.shards, cache)
+        with file:
+            self.index = SampleIndex(file, name, self.manifest)
+        self.files = ShardFiles(source)
 
     def __len__(self) -> int:
-        return len(self.tasks)
+        return len(self.index)
 
     def __enter__(self) -> Self:
         return self
@@ -68,10 +73,19 @@ class ShardReader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @cached_property
+    def tasks(self) -> list[str]:
+        """Task of each sample."""
+        return self.index.tasks()
+
+    @cached_property
+    def uids(self) -> list[str]:
+        """Uid of each sample; made when it is first asked for, since it takes memory."""
+        return self.index.uids()
+
     def close(self) -> None:
         """Closes the shards."""
-        while self._files:
-            os.close(self._files.popitem()[1])
+        self.files.close()
 
     def read(self, position: int) -> tuple[Sample, Image.Image]:
         """The sample at a place of the data set, and its stored image, decoded.
@@ -79,62 +93,14 @@ class ShardReader:
         Raises:
             DataError: the shard is missing, cut short, or its bytes are not what was prepared.
         """
-        shard = int(self.shards[position])
-        path = self.folder / self.manifest.shards[shard].name
-        record = self._pread(shard, self._records, position)
-        try:
-            sample = Sample.from_json(record)
-        except DataError as error:
-            raise DataError(f"{path} is corrupt at {self.uids[position]!r}: {error}") from error
-        if sample.uid != self.uids[position]:
-            raise DataError(
-                f"{path} is corrupt: {sample.uid!r} where the index says {self.uids[position]!r}"
-            )
-        content = self._pread(shard, self._images, position)
-        if hashlib.sha256(content).hexdigest() != sample.image.sha256:
-            raise DataError(f"{path} is corrupt: the image of {sample.uid!r} has another SHA-256")
-        try:
-            image = Image.open(io.BytesIO(content), formats=tuple(IMAGE_EXTENSIONS))
-            image.load()
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: the image of {sample.uid!r} cannot be read") from error
-        return sample, image
+        return self.files.read(self.index.address(position))
 
-    def _pread(
-        self, shard: int, member: tuple[NDArray[np.int64], NDArray[np.int64]], position: int
-    ) -> bytes:
-        offset, size = int(member[0][position]), int(member[1][position])
-        content = os.pread(self._open(shard), size, offset)
-        if len(content) != size:
-            path = self.folder / self.manifest.shards[shard].name
-            raise DataError(f"{path} is cut short: nothing at byte {offset + len(content)}")
-        return content
 
-    def _open(self, shard: int) -> int:
-        with self._opening:
-            if shard not in self._files:
-                info = self.manifest.shards[shard]
-                path = self.folder / info.name
-                try:
-                    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                except OSError as error:
-                    raise DataError(f"{path} cannot be opened: {error.strerror}") from error
-                size = os.fstat(descriptor).st_size
-                if size != info.bytes:
-                    os.close(descriptor)
-                    raise DataError(f"{path} has {size} bytes, its manifest says {info.bytes}")
-                self._files[shard] = descriptor
-            return self._files[shard]
-
-    def _read_index(self) -> pa.Table:
-        path = self.folder / INDEX_NAME
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror}") from error
-        if hashlib.sha256(content).hexdigest() != self.manifest.index["sha256"]:
-            raise DataError(f"{path} is corrupt: its SHA-256 is not the manifest's")
-        return pq.read_table(io.BytesIO(content), columns=["uid", "task", *_OFFSETS])
+def _opened(path: str) -> BufferedReader:
+    try:
+        return Path(path).open("rb")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

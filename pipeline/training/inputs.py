@@ -10,10 +10,10 @@ from model.ofa.config import OFAConfig
 from model.tokenizer import OFATokenizer
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
-from pipeline.training.data import Collator, ShardReader
-from pipeline.training.loader import BatchMaker, Loader, build_order
+from pipeline.training.data import Collator
+from pipeline.training.loader import BatchMaker, Loader, build_order, check_cache, open_data_sets
 from pipeline.training.validation import Validator
-from pipeline.training.world import World
+from pipeline.training.world import World, ranks_here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,8 @@ def open_inputs(
         raise ConfigError(f"data.streams = {data.streams}: not a multiple of {world.size} ranks")
     tokenizer = OFATokenizer.from_file(resolve_base(config.base.path) / TOKENIZER_FILE)
     image_size = data.image_size or base.image_size
-    readers = [stack.enter_context(ShardReader(folder)) for folder in data.train]
+    readers = [stack.enter_context(reader) for reader in open_data_sets(data.train, data)]
+    check_cache(readers, data, max(1, world.size // ranks_here()))
     order = build_order(readers, data, config.seed)
     collate = Collator(
         tokenizer,
@@ -62,10 +63,14 @@ def open_inputs(
         batch_size=config.training.batch_size_per_rank,
         accumulation=config.training.gradient_accumulation,
         workers=data.loader_workers,
+        kind=data.loader,
+        timeout_s=data.loader_timeout_s,
     )
     validator = None
     if data.validation:
-        held_out = [stack.enter_context(ShardReader(folder)) for folder in data.validation]
+        held_out = open_data_sets(data.validation, data)
+        for reader in held_out:
+            stack.enter_context(reader)
         validator = Validator(held_out, tokenizer, base, config, image_size, world)
     return Inputs(
         loader=stack.enter_context(loader),

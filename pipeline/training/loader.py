@@ -1,28 +1,67 @@
 """Batches of a rank, made in the background a few steps ahead.
 
-Threads do: decoding and resizing let go of the interpreter lock, and a batch of small images costs
-a few milliseconds. What a batch holds depends on its step alone, so a run continues at any step
-without reading what came before.
+What a batch holds depends on its step alone, so the whole state of a loader is the number of the
+next step, and a run continues there without reading what came before.
 """
 
 from __future__ import annotations
 
-import random
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import numpy as np
-
+from data_prep.stores import is_remote
 from pipeline.errors import ConfigError, DataError
+from pipeline.training.assembly import Assembler, PlacedSample
 from pipeline.training.config import DataConfig
 from pipeline.training.data import Batch, Collator, ShardReader
 from pipeline.training.order import Component, SampleOrder, SampleRef
+from pipeline.training.shard_cache import GB, FileCache, default_cache_dir
+from pipeline.training.workers import Kind, PendingBatch, Workers
 
 _STEPS_AHEAD = 3
+
+
+def open_data_sets(locations: Sequence[str], config: DataConfig) -> list[ShardReader]:
+    """Opens data sets, those in object stores through the configured cache; to be closed.
+
+    Raises:
+        DataError: one is missing or damaged, or its store cannot be reached.
+        ConfigError: the cache's folder cannot be written.
+    """
+    cache = None
+    if any(is_remote(location) for location in locations):
+        folder = Path(config.cache_dir) if config.cache_dir else default_cache_dir()
+        cache = FileCache(folder, int(config.cache_gb * GB))
+    return [ShardReader(location, cache) for location in locations]
+
+
+def check_cache(readers: Sequence[ShardReader], config: DataConfig, nodes: int) -> None:
+    """Refuses a cache in which every batch would remove what the next one needs.
+
+    Args:
+        readers: All training data.
+        config: Streams, and the bound of the cache.
+        nodes: Machines that the ranks run on; each reads its share of the streams.
+
+    Raises:
+        ConfigError: one shard for each stream does not fit.
+    """
+    shards = [
+        shard.bytes for reader in readers if reader.remote for shard in reader.manifest.shards
+    ]
+    streams = -(-config.streams // nodes)
+    needed = sum(sorted(shards, reverse=True)[:streams])
+    if needed > config.cache_gb * GB:
+        raise ConfigError(
+            f"data.cache_gb = {config.cache_gb:g}: {streams} streams read from as many shards at"
+            f" once, which need {needed / GB:.3g}; give more, or prepare smaller shards"
+        )
 
 
 def build_order(readers: Sequence[ShardReader], config: DataConfig, seed: int) -> SampleOrder:
@@ -31,7 +70,7 @@ def build_order(readers: Sequence[ShardReader], config: DataConfig, seed: int) -
     Raises:
         DataError: a wanted task has no samples.
     """
-    wanted = sorted({task for reader in readers for task in reader.tasks})
+    wanted = sorted({task for reader in readers for task in reader.manifest.tasks})
     if config.tasks is not None:
         wanted = sorted(config.tasks)
     if config.task_weights is None:
@@ -52,19 +91,16 @@ def build_order(readers: Sequence[ShardReader], config: DataConfig, seed: int) -
 
 
 def _component(readers: Sequence[ShardReader], tasks: Sequence[str], weight: float) -> Component:
-    blocks = []
-    found: set[str] = set()
-    for dataset, reader in enumerate(readers):
-        of_tasks = np.isin(np.asarray(reader.tasks, dtype=object), list(tasks))
-        found |= {task for task in set(reader.tasks) if task in tasks}
-        for shard in range(len(reader.manifest.shards)):
-            rows = np.flatnonzero(of_tasks & (reader.shards == shard))
-            if len(rows):
-                blocks.append((dataset, rows))
+    found = {task for reader in readers for task in reader.index.task_names}
     missing = sorted(set(tasks) - found)
     if missing:
         folders = ", ".join(str(reader.folder) for reader in readers)
         raise DataError(f"no samples of task {missing[0]!r} in {folders}")
+    blocks = [
+        (dataset, rows)
+        for dataset, reader in enumerate(readers)
+        for rows in reader.index.blocks(set(tasks))
+    ]
     return Component(tuple(blocks), weight)
 
 
@@ -72,16 +108,20 @@ class BatchMaker:
     """Makes the batch of some places of a run."""
 
     def __init__(self, readers: Sequence[ShardReader], collate: Collator, seed: int) -> None:
-        self._readers = readers
-        self._collate = collate
-        self._seed = seed
+        self._indices = [reader.index for reader in readers]
+        self.assemble = Assembler([reader.files for reader in readers], collate, seed)
+        """Does the work, here or in another process."""
+
+    def locate(self, refs: Sequence[SampleRef]) -> list[PlacedSample]:
+        """Looks up where samples lie."""
+        return [
+            PlacedSample(ref.place, ref.dataset, self._indices[ref.dataset].address(ref.row))
+            for ref in refs
+        ]
 
     def __call__(self, refs: Sequence[SampleRef]) -> Batch:
-        """Reads and collates; the place decides which of several right targets is taught."""
-        records = [self._readers[ref.dataset].read(ref.row) for ref in refs]
-        return self._collate(
-            records, [random.Random(f"{self._seed} target {ref.place}") for ref in refs]
-        )
+        """Reads and collates."""
+        return self.assemble(self.locate(refs))
 
 
 class Loader:
@@ -97,6 +137,8 @@ class Loader:
         batch_size: int,
         accumulation: int,
         workers: int,
+        kind: Kind = "threads",
+        timeout_s: float = 300.0,
     ) -> None:
         """Prepares to load.
 
@@ -107,14 +149,18 @@ class Loader:
             ranks: Number of ranks.
             batch_size: Samples of a micro-batch.
             accumulation: Micro-batches of a step.
-            workers: Background threads; 0 makes batches when they are asked for.
+            workers: Background workers; 0 makes batches when they are asked for.
+            kind: What the workers are.
+            timeout_s: Longest that a worker's batch is waited for.
         """
         self._order = order
         self._make = make
         self._rank, self._ranks = rank, ranks
         self._batch_size = batch_size
         self._accumulation = accumulation
-        self._pool = ThreadPoolExecutor(workers, "loader") if workers else None
+        self._workers = Workers(make.assemble, kind, workers, timeout_s) if workers else None
+        # Enough for every worker to have a batch while one is waited for.
+        self._steps_ahead = max(_STEPS_AHEAD, 1 + -(-workers // accumulation))
         self.waited_s = 0.0
         """Seconds that steps have waited for their batches so far."""
 
@@ -132,34 +178,34 @@ class Loader:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._workers is not None:
+            self._workers.close()
 
     def steps(self, first: int, last: int) -> Iterator[list[Batch]]:
         """The micro-batches of steps first to last (without it).
 
         Raises:
             DataError: a sample cannot be read.
+            TrainingError: a worker is dead or hangs.
         """
-        if self._pool is None:
+        workers = self._workers
+        if workers is None:
             for step in range(first, last):
-                started = time.perf_counter()
-                batches = [self._make(refs) for refs in self._refs(step)]
-                self.waited_s += time.perf_counter() - started
-                yield batches
+                yield self._timed([partial(self._make, refs) for refs in self._refs(step)])
             return
-        ahead: deque[list[Future[Batch]]] = deque()
-        for step in range(first, last + _STEPS_AHEAD):
-            if step < last:
-                ahead.append([self._pool.submit(self._make, refs) for refs in self._refs(step)])
-            if step >= first + _STEPS_AHEAD or step >= last:
-                if not ahead:
-                    return
-                yield self._result(ahead.popleft())
+        coming = iter(range(first, last))
+        ahead = deque(self._submit(workers, step) for step in islice(coming, self._steps_ahead))
+        while ahead:
+            batches = self._timed([partial(workers.result, each) for each in ahead.popleft()])
+            ahead.extend(self._submit(workers, step) for step in islice(coming, 1))
+            yield batches
 
-    def _result(self, futures: Sequence[Future[Batch]]) -> list[Batch]:
+    def _submit(self, workers: Workers, step: int) -> list[PendingBatch]:
+        return [workers.submit(self._make.locate(refs)) for refs in self._refs(step)]
+
+    def _timed(self, waits: Sequence[Callable[[], Batch]]) -> list[Batch]:
         started = time.perf_counter()
-        batches = [future.result() for future in futures]
+        batches = [wait() for wait in waits]
         self.waited_s += time.perf_counter() - started
         return batches
 

@@ -137,7 +137,9 @@ class SampleOrder:
             rng = np.random.default_rng((self._seed, _EPOCH_KEY, component, epoch))
             blocks = self._components[component].blocks
             order = [blocks[at] for at in rng.permutation(len(blocks))]
-            datasets = np.concatenate([np.full(len(rows), dataset) for dataset, rows in order])
+            datasets = np.repeat(
+                [dataset for dataset, _ in order], [len(rows) for _, rows in order]
+            )
             self._epochs[key] = datasets, np.concatenate([rng.permutation(r) for _, r in order])
             if len(self._epochs) > _EPOCHS_KEPT * len(self._components):
                 self._epochs.popitem(last=False)

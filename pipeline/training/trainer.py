@@ -39,7 +39,7 @@ from pipeline.training.subject import batch_statistics, build_model, frozen_fing
 from pipeline.training.summary import TrainingResult, write_summary
 from pipeline.training.validation import Validator
 from pipeline.training.window import Window
-from pipeline.training.world import World
+from pipeline.training.world import World, ranks_here
 
 
 def train(config: RunConfig, hooks: Sequence[Hook] = (), *, resume: bool = False) -> TrainingResult:
@@ -286,5 +286,4 @@ def _due(step: int, every: int | None) -> bool:
 
 
 def _set_threads(wanted: int | None) -> None:
-    on_host = int(os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE") or 1)
-    torch.set_num_threads(wanted or max(1, len(os.sched_getaffinity(0)) // on_host))
+    torch.set_num_threads(wanted or max(1, len(os.sched_getaffinity(0)) // ranks_here()))

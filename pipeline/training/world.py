@@ -126,3 +126,8 @@ def environment_rank() -> tuple[int, int, int] | None:
         if rank in os.environ and size in os.environ and "MASTER_ADDR" in os.environ:
             return int(os.environ[rank]), int(os.environ[size]), int(os.environ.get(local, 0))
     return None
+
+
+def ranks_here() -> int:
+    """Ranks on this machine."""
+    return int(os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE") or 1)

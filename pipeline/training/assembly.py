@@ -1,0 +1,44 @@
+"""What a loader worker does: read samples at their addresses and collate them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pipeline.training.data import Batch, Collator
+from pipeline.training.index import SampleAddress
+from pipeline.training.shard_files import ShardFiles
+
+
+class PlacedSample(NamedTuple):
+    """A sample's place in the run, its data set, and where it lies there."""
+
+    place: int
+    dataset: int
+    address: SampleAddress
+
+
+class Assembler:
+    """Makes batches of samples whose addresses are known; small to send to another process."""
+
+    def __init__(self, datasets: Sequence[ShardFiles], collate: Collator, seed: int) -> None:
+        self._datasets = datasets
+        self._collate = collate
+        self._seed = seed
+
+    def __call__(self, samples: Sequence[PlacedSample]) -> Batch:
+        """Reads and collates; the place decides which of several right targets is taught.
+
+        Raises:
+            DataError: a sample cannot be read.
+        """
+        records = [self._datasets[each.dataset].read(each.address) for each in samples]
+        return self._collate(
+            records, [random.Random(f"{self._seed} target {each.place}") for each in samples]
+        )
+
+    def names(self, samples: Sequence[PlacedSample]) -> str:
+        """The shards of some samples, as error messages call them."""
+        named = sorted({self._datasets[s.dataset].name(s.address.shard) for s in samples})
+        return ", ".join(named[:3]) + (f" and {len(named) - 3} more" if len(named) > 3 else "")
