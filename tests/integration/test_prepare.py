@@ -121,7 +121,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(
     said = capsys.readouterr().out
     assert "samples   200 (40 caption, 40 detection, 40 entailment, 40 grounding, 40 vqa)" in said
     assert "shards    20 of 10, 0 finished already" in said
-    assert "(an estimate from 80 images)" in said
+    assert "(an estimate from 64 images)" in said
     estimate = float(re.search(r"output    about ([0-9.]+) MB", said)[1])
     assert estimate == pytest.approx(0.8, rel=0.3)
     assert not (tmp_path / "out").exists()
