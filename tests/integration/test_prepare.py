@@ -18,6 +18,7 @@ from data_prep.manifest import read_manifest
 from jobs.cli import main
 from pipeline.config_reader import to_yaml
 from tests.support.raw_data import jpeg, prepare_config, write_raw
+from tests.support.ray_cluster import free_port
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
@@ -121,10 +122,18 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(
     said = capsys.readouterr().out
     assert "samples   200 (40 caption, 40 detection, 40 entailment, 40 grounding, 40 vqa)" in said
     assert "shards    20 of 10, 0 finished already" in said
-    assert "(an estimate from 80 images)" in said
+    assert "(an estimate from 64 images)" in said
     estimate = float(re.search(r"output    about ([0-9.]+) MB", said)[1])
     assert estimate == pytest.approx(0.8, rel=0.3)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_cluster_that_is_not_there_is_one_line(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    assert main(["prepare", recipe(raw, tmp_path), f"--address={address}"]) == 1
+    assert capsys.readouterr().err == f"error: no Ray cluster at {address}: Connection refused\n"
 
 
 @pytest.mark.parametrize(
