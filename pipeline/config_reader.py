@@ -196,11 +196,11 @@ def print_help(config_class: type, prog: str, description: str, epilog: str = ""
 def _items(config_class: type, prefix: str = "") -> Iterator[tuple[str, type]]:
     """Dataclasses inside lists and mappings, with the path of one as an override has it."""
     for name, kind in get_type_hints(config_class).items():
-        arguments = get_args(kind)
-        if get_origin(kind) in (list, dict) and dataclasses.is_dataclass(arguments[-1]):
+        item = get_args(kind)[-1] if get_origin(kind) in (list, dict) else None
+        if isinstance(item, type) and dataclasses.is_dataclass(item):
             path = f"{prefix}{name}.{'0' if get_origin(kind) is list else 'NAME'}"
-            yield path, arguments[-1]
-            yield from _items(arguments[-1], f"{path}.")
+            yield path, item
+            yield from _items(item, f"{path}.")
 
 
 class _HelpFormatter(jsonargparse.DefaultHelpFormatter):
