@@ -17,22 +17,14 @@ from typing import Any, Self
 from data_prep.catalog import Catalog, Row, open_catalog
 from data_prep.catalog_build import CatalogInput, Progress
 from data_prep.claim import LEDGER
-from data_prep.config import ImagePolicy, PrepareConfig, SourceConfig
+from data_prep.config import ImagePolicy, PrepareConfig
 from data_prep.fields import canonical_json
 from data_prep.files import make_folder
 from data_prep.quarantine import Rejection
-from data_prep.readers.inputs import input_files
 from data_prep.schema import SCHEMA_VERSION
 from data_prep.shard_job import ShardTask, SourceFacts
-from data_prep.stores import (
-    Stamp,
-    absolute_location,
-    input_name,
-    input_sha256,
-    open_store,
-    parent_location,
-    range_length,
-)
+from data_prep.sources import copied, described, facts_of
+from data_prep.stores import Stamp, absolute_location, open_store, range_length
 
 _DIGEST_VERSION = "prefixworks.shard/3"
 """Part of every shard's digest: raised when the same records give other bytes than before."""
@@ -204,7 +196,7 @@ def plan_dataset(
             open_store(absolute_location(source.images))
     wanted = CatalogInput(
         sources=sources,
-        described=tuple(_described(source) for source in sources),
+        described=tuple(described(source) for source in sources),
         seed=config.seed,
         store_images=config.store_images,
     )
@@ -217,7 +209,7 @@ def plan_dataset(
         folder=folder,
         catalog=open_catalog(ledger, wanted, keep=keep, on_progress=on_progress),
         facts=tuple(facts_of(source, ledger) for source in sources),
-        sources=tuple(dict(described) for described in wanted.described),
+        sources=tuple(dict(each) for each in wanted.described),
         image=config.image,
         seed=config.seed,
         shard_size=config.shard_size,
@@ -232,45 +224,3 @@ def _uncopied(wanted: CatalogInput, ledger: Path) -> frozenset[int]:
         for number, source in enumerate(wanted.sources)
         if copied(source) and not (ledger / wanted.blob_name(number)).is_file()
     )
-
-
-def copied(source: SourceConfig) -> bool:
-    """Whether a source's images are copied before shards are made, since no range reaches them."""
-    return source.reader == "table" and source.images is None
-
-
-def facts_of(source: SourceConfig, ledger: Path) -> SourceFacts:
-    """What a worker has to know of a source; ledger is where images of tables were copied to."""
-    if source.images is not None:
-        images = absolute_location(source.images)
-    elif copied(source):
-        images = str(ledger.absolute())
-    else:
-        images = parent_location(input_files(str(source.annotations))[0])
-    return SourceFacts(
-        name=source.source_name,
-        split=source.split,
-        images=images,
-        use_premise=source.use_premise,
-    )
-
-
-def _described(source: SourceConfig) -> dict[str, Any]:
-    """A source for the manifest: by content and not by path, so that it fits any machine."""
-    files = {}
-    for role, pattern in source.files().items():
-        paths = input_files(pattern)
-        for number, path in enumerate(paths):
-            key = role if len(paths) == 1 else f"{role}[{number}]"
-            files[key] = {"name": input_name(path), "sha256": input_sha256(path)}
-    return {
-        "name": source.source_name,
-        "reader": source.reader,
-        "split": source.split,
-        "image_name": source.image_name,
-        "use_premise": source.use_premise,
-        "restval": source.restval,
-        "task": source.task,
-        "columns": source.columns,
-        "files": files,
-    }

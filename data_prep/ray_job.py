@@ -35,6 +35,9 @@ can go while a shard is made; a shard that kills its workers has to end."""
 _CAPACITY_S = 10.0
 """Seconds after which the cluster is asked again how large it is: nodes come and go."""
 
+_KNOCK_S = 10.0
+"""Seconds in which the head of a cluster has to take a connection."""
+
 Capacity = Callable[[], int]
 """Number of shards that may be handed out at once, now."""
 
@@ -52,6 +55,7 @@ def cluster(address: str | None, workers: int | None) -> Iterator[Capacity]:
         DataError: There is no cluster at the address.
     """
     address = address or _surrounding()
+    _knock(address)
     try:
         if address is None:
             ray.init(
@@ -78,6 +82,18 @@ def cluster(address: str | None, workers: int | None) -> Iterator[Capacity]:
             yield _Cpus()
     finally:
         ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """Raises DataError when nobody listens at host:port, which Ray takes minutes to notice."""
+    host, _, port = (address or "").rpartition(":")
+    if not port.isdigit() or "/" in host:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _KNOCK_S).close()
+    except (OSError, OverflowError) as error:
+        words = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"no Ray cluster at {address}: {words}") from error
 
 
 def _surrounding() -> str | None:

@@ -74,6 +74,9 @@ def _recovered(folder: Path, before: dict[str, str]) -> Iterator[str]:
     """What became of the samples that had been rejected."""
     if not (folder / INDEX_NAME).is_file() or not (folder / QUARANTINE_NAME).is_file():
         return
+    if not before:
+        yield "nothing was quarantined"
+        return
     uids = sorted(row["uid"] for row in _rows(folder / INDEX_NAME, ["uid"]) if row["uid"] in before)
     still = [uid for uid in _quarantined(folder) if uid in before]
     reasons = _counted(before[uid] for uid in uids)

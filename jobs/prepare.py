@@ -26,6 +26,7 @@ from data_prep.dataset import (
 from data_prep.manifest import Manifest
 from data_prep.plan import DatasetPlan, plan_dataset
 from data_prep.shard_job import BuiltShard, peak_bytes
+from data_prep.sources import check_sources
 from jobs.prepare_progress import Steps
 from jobs.prepare_report import Work, describe, outlook, print_table, summary_line
 from pipeline.config_reader import parse
@@ -43,6 +44,7 @@ def main(argv: Sequence[str]) -> int:
         description="Turn raw images and annotations into WebDataset shards with a manifest.",
     )
     if dry_run:
+        check_sources(config)
         for name in config.datasets:
             with plan_dataset(config, name, keep=False) as plan:
                 print(describe(plan, survey(plan)))
@@ -65,6 +67,7 @@ def prepare(config: PrepareConfig, console: Console, *, retry: bool = False) -> 
     Raises:
         DataError: Input or output cannot be used, or too many samples were rejected.
     """
+    check_sources(config)
     done: dict[str, tuple[Manifest, Work]] = {}
     with ExitStack() as stack:
 
@@ -103,6 +106,7 @@ def _prepare_one(
         numbers = sorted({*found.todo, *(found.rejecting if retry else ())})
         if numbers:
             claim.begin()
+            steps.begin("joining the cluster")
             _build(plan, numbers, claim, workers(), steps, work, retry)
         manifest = _ended(plan, claim, work, config.max_reject_rate)
         work.seconds = time.monotonic() - started

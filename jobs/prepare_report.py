@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from data_prep.changes import changes
@@ -159,20 +160,20 @@ def summary_line(plan: DatasetPlan, manifest: Manifest, work: Work) -> str:
 def print_table(console: Console, rows: dict[str, tuple[Manifest, Work]]) -> None:
     """The table at the end, one row a dataset."""
     table = Table(title="prepared")
-    for column in ("dataset", "quarantined by reason"):
-        table.add_column(column)
+    table.add_column("dataset", overflow="fold")
     for column in ("in", "out", "quarantined", "shards", "MB", "s", "images/s"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("reasons", overflow="fold")
     for name, (manifest, work) in rows.items():
         reasons = manifest.quarantine["reasons"]
         rate = work.images / work.building_s if work.building_s else 0
         table.add_row(
-            name,
-            "\n".join(f"{count} {reason}" for reason, count in reasons.items()) or "-",
+            escape(name),
             *(str(manifest.counts[part]) for part in ("in", "out", "quarantined")),
             str(len(manifest.shards)),
             f"{sum(shard.bytes for shard in manifest.shards) / 1e6:.1f}",
             f"{work.seconds:.1f}",
             f"{rate:.0f}" if rate else "-",
+            "\n".join(f"{count} {reason}" for reason, count in reasons.items()) or "-",
         )
     console.print(table)

@@ -7,13 +7,14 @@ number.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import jsonargparse
 import yaml
@@ -84,7 +85,7 @@ def read_command_line(argv: Sequence[str]) -> CommandLine:
     while rest:
         word = rest.pop(0)
         name, equals, value = word.partition("=")
-        if word in ("-h", "--help"):
+        if word in ("-h", "--help") or (word.endswith(".help") and word.startswith("--")):
             wants_help = True
         elif word == "--dry-run":
             dry_run = True
@@ -185,6 +186,21 @@ def print_help(config_class: type, prog: str, description: str, epilog: str = ""
     )
     parser.add_class_arguments(config_class, None)
     parser.print_help()
+    for path, item_class in _items(config_class):
+        # jsonargparse does not go into lists and mappings of dataclasses.
+        items = jsonargparse.ArgumentParser(usage=argparse.SUPPRESS, add_help=False)
+        items.add_class_arguments(item_class, path)
+        sys.stdout.write(f"\n{items.format_help().strip()}\n")
+
+
+def _items(config_class: type, prefix: str = "") -> Iterator[tuple[str, type]]:
+    """Dataclasses inside lists and mappings, with the path of one as an override has it."""
+    for name, kind in get_type_hints(config_class).items():
+        item = get_args(kind)[-1] if get_origin(kind) in (list, dict) else None
+        if isinstance(item, type) and dataclasses.is_dataclass(item):
+            path = f"{prefix}{name}.{'0' if get_origin(kind) is list else 'NAME'}"
+            yield path, item
+            yield from _items(item, f"{path}.")
 
 
 class _HelpFormatter(jsonargparse.DefaultHelpFormatter):

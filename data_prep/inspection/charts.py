@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from data_prep.files import whole_file
 from data_prep.inspection.statistics import BOX_STEPS, DatasetStatistics, Distribution
@@ -38,7 +39,7 @@ def write_histograms(statistics: DatasetStatistics, path: Path) -> None:
     _steps(axes[4], pixels, "pixels of the stored image")
     sizes = [shard.bytes / 1e6 for shard in statistics.manifest.shards]
     axes[5].hist(sizes or [0], bins=_BINS, color="tab:gray")
-    axes[5].set(xlabel="MB of a shard", ylabel="shards")
+    axes[5].set(xlabel="MB of a shard", ylabel="shards", xlim=(0, None))
     with whole_file(path) as file:
         # The version of the library is not a property of the dataset.
         figure.savefig(file, format="png", dpi=100, metadata={"Software": None})
@@ -68,6 +69,8 @@ def _steps(
             label=name,
         )
     axes.set(xlabel=title)
+    if unit == 1:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if shown:
         axes.legend(fontsize="small")
 

@@ -7,19 +7,16 @@ would be rejected there, for the same reason.
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_prep.config import ImagePolicy, SourceConfig
 from data_prep.errors import DataError
 from data_prep.image_cache import ImageCache
-from data_prep.plan import facts_of
 from data_prep.quarantine import Reason, Rejected, Rejection
 from data_prep.readers import READERS, Workspace
-from data_prep.readers.inputs import input_files
 from data_prep.shard_job import make_sample
-from data_prep.stores import absolute_location, open_input, open_store
+from data_prep.sources import facts_of, unreachable
 
 BUDGET_S = 10.0
 """Seconds after which no more images of a source are looked at."""
@@ -76,7 +73,7 @@ def lint_source(dataset: str, source: SourceConfig, policy: ImagePolicy, most: i
         dataset=dataset, name=f"{source.source_name}/{source.split}", reader=source.reader
     )
     started = time.monotonic()
-    found.errors.extend(_unreachable(source))
+    found.errors.extend(unreachable(source))
     if not found.errors:
         try:
             _read(source, policy, most, found)
@@ -84,20 +81,6 @@ def lint_source(dataset: str, source: SourceConfig, policy: ImagePolicy, most: i
             found.errors.append(str(error))
     found.seconds = time.monotonic() - started
     return found
-
-
-def _unreachable(source: SourceConfig) -> Iterator[str]:
-    try:
-        if source.images is not None:
-            open_store(absolute_location(source.images))
-    except DataError as error:
-        yield f"images: {error}"
-    for role, pattern in source.files().items():
-        try:
-            for path in input_files(pattern):
-                open_input(path).close()
-        except DataError as error:
-            yield f"{role}: {error}"
 
 
 def _read(source: SourceConfig, policy: ImagePolicy, most: int, found: SourceLint) -> None:

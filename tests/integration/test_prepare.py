@@ -9,15 +9,18 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
+from data_prep.config import DatasetConfig
 from data_prep.manifest import read_manifest
 from jobs.cli import main
 from pipeline.config_reader import to_yaml
-from tests.support.raw_data import jpeg, prepare_config, write_raw
+from tests.support.raw_data import jpeg, prepare_config, sources, write_raw
+from tests.support.ray_cluster import free_port
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
@@ -125,6 +128,28 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(
     estimate = float(re.search(r"output    about ([0-9.]+) MB", said)[1])
     assert estimate == pytest.approx(0.8, rel=0.3)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_path_of_the_last_dataset_stops_before_the_first(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = prepare_config(raw, tmp_path / "out")
+    wrong = replace(sources(raw)["vqav2"], questions=str(raw / "question.json"))
+    path = tmp_path / "two.yaml"
+    both = {**good.datasets, "last": DatasetConfig(sources=[wrong])}
+    path.write_text(to_yaml(replace(good, datasets=both)))
+    assert main(["prepare", f"--config={path}"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: last, vqav2/train: questions: {raw}/question.json cannot be")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cluster_that_is_not_there_is_one_line(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    assert main(["prepare", recipe(raw, tmp_path), f"--address={address}"]) == 1
+    assert capsys.readouterr().err == f"error: no Ray cluster at {address}: Connection refused\n"
 
 
 @pytest.mark.parametrize(

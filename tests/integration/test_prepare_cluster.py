@@ -75,7 +75,7 @@ def test_a_submitted_job_runs_on_the_cluster(dashboard: int, tmp_path: Path) -> 
         timeout=400,
     )
     assert failed.returncode != 0
-    assert "error: /nowhere: no such folder of images" in failed.stdout
+    assert "train: images: /nowhere: no such folder of images" in failed.stdout
 
 
 def peaks(folder: Path, images: int, cluster: str) -> tuple[int, int]:

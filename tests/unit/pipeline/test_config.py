@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_prep.config import PrepareConfig
 from pipeline.config_reader import load, parse, read_yaml, save, to_yaml
 from pipeline.errors import ConfigError
 
@@ -222,6 +223,16 @@ def test_help_lists_settings_with_their_explanations(capsys: pytest.CaptureFixtu
     assert "--search.rate" in printed
     assert "Size of a step." in printed
     assert "examples:\n  prog --search.rate=1" in printed
+
+
+@pytest.mark.parametrize("word", ["--help", "--datasets.help"])
+def test_help_goes_into_lists_and_mappings(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(PrepareConfig, [word], "prog", "Test.")
+    printed = capsys.readouterr().out
+    assert "--datasets.NAME.sources.0.images" in printed
+    assert "'train2014.zip/train2014'" in printed
+    assert "--image.max_side" in printed
 
 
 SEARCHES = st.builds(
