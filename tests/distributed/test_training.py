@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import time
@@ -18,6 +19,9 @@ from pipeline.config import RunConfig, load
 from pipeline.errors import TrainingError
 from pipeline.training import trainer
 from pipeline.training.data import ShardReader
+from pipeline.training.inputs import open_inputs
+from pipeline.training.subject import build_model
+from pipeline.training.world import World
 from tests.support.small_world import prepared_world
 from tests.support.training_run import (
     best_of,
@@ -352,6 +356,32 @@ def test_a_group_learns_at_its_own_rate(
     status, said = run(recipe, "--name=other", "--optimizer.groups=[{match: decodr.*}]")
     assert status == 2, said
     assert "optimizer.groups[0].match = 'decodr.*': matches nothing that is trained" in said
+
+
+def test_the_best_of_a_run_with_averages_is_what_was_measured(
+    base: Path, data: Path, tmp_path: Path
+) -> None:
+    recipe = write_recipe(
+        tmp_path / "run.yaml",
+        base,
+        data,
+        data={"validation": [str(data)]},
+        training={"ema_decay": 0.9, "validation_samples": 3, "validate_every_steps": 2},
+        engine={"processes": 1},
+    )
+    config = load(RunConfig, [recipe])
+    trainer.train(config)
+    measured = json.loads((run_dir_of(recipe) / "best" / "state.json").read_text())["metrics"]
+    model = build_model(config)
+    alone = World(rank=0, size=1, device=torch.device("cpu"))
+    with contextlib.ExitStack() as stack:
+        validator = open_inputs(config, model.base.config, alone, stack).validator
+        assert validator is not None
+        untrained = validator.measure(model)
+        model.load_trainable_state(best_of(recipe))
+        again = validator.measure(model)
+    assert again == pytest.approx(measured, rel=1e-5)
+    assert untrained["validation/loss"] > again["validation/loss"] + 0.01
 
 
 def test_patience_ends_a_run_and_its_resumption(base: Path, data: Path, tmp_path: Path) -> None:
