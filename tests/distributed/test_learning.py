@@ -47,9 +47,7 @@ def test_two_ranks_agree_on_the_tokens_that_count(base: Path, data: Path, tmp_pa
 
 
 @pytest.mark.parametrize("stage", [1, 3])
-def test_a_group_learns_at_its_own_rate(
-    stage: int, undisturbed: Path, base: Path, data: Path, tmp_path: Path
-) -> None:
+def test_a_group_learns_at_its_own_rate(stage: int, base: Path, data: Path, tmp_path: Path) -> None:
     # So little that only the encoder's prompt learns; also a run that is continued does so.
     groups = [{"match": "decoder.*", "lr_scale": 1e-9}]
     settings = {
