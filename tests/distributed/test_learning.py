@@ -50,28 +50,25 @@ def test_two_ranks_agree_on_the_tokens_that_count(base: Path, data: Path, tmp_pa
 def test_a_group_learns_at_its_own_rate(stage: int, base: Path, data: Path, tmp_path: Path) -> None:
     # So little that only the encoder's prompt learns; also a run that is continued does so.
     groups = [{"match": "decoder.*", "lr_scale": 1e-9}]
-    settings = {
-        "engine": {"zero_stage": stage},
-        "optimizer": {"groups": groups, "weight_decay": 0.0},
-    }
-    first = write_recipe(tmp_path / "first.yaml", base, data, **settings)
-    first.write_text(first.read_text().replace("max_steps: 6", "max_steps: 1"))
-    status, said = run(first)
-    assert status == 0, said
-    recipe = write_recipe(tmp_path / "run.yaml", base, data, **settings)
+    recipe = write_recipe(
+        tmp_path / "run.yaml",
+        base,
+        data,
+        engine={"zero_stage": stage},
+        optimizer={"groups": groups, "weight_decay": 0.0},
+    )
     process = start(recipe)
     wait_for_step(run_dir_of(recipe), 2, process)
     process.send_signal(signal.SIGTERM)
     assert finish(process)[0] == 75
     status, said = run(recipe, "--resume")
     assert status == 0, said
-    begun, ended = best_of(first), best_of(recipe)
-    moved = {name: float((ended[name] - begun[name]).abs().max()) for name in ended}
+    begun = build_model(load(RunConfig, [recipe])).trainable_state()
+    moved = {
+        name: float((last - begun[name]).abs().max()) for name, last in best_of(recipe).items()
+    }
     assert moved["decoder.embedding.weight"] < 1e-6
     assert moved["encoder.embedding.weight"] > 1e-3
-    status, said = run(recipe, "--name=other", "--optimizer.groups=[{match: decodr.*}]")
-    assert status == 2, said
-    assert "optimizer.groups[0].match = 'decodr.*': matches nothing that is trained" in said
 
 
 @pytest.mark.parametrize("stage", [1, 3])
