@@ -137,6 +137,8 @@ class Engine:
         self.trainable = sum(parameter.numel() for parameter in trained)
         """Number of trained values."""
         groups = parameter_groups(model.method.trained(model.base), config.optimizer)
+        dealt = sum(p.numel() for group in groups for p in group.parameters)
+        assert dealt == self.trainable, "a method names all that it trains"
         self._lr_scales = [group.lr_scale for group in groups]
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=_Forward(model.to(world.device), config.engine.precision, world.device),

@@ -10,7 +10,6 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from model.checkpoint import fingerprint, load_base
 from model.tuning import TunedModel
@@ -20,14 +19,13 @@ from pipeline.training import trainer
 from pipeline.training.data import ShardReader
 from tests.support.small_world import prepared_world
 from tests.support.training_run import (
+    assert_same,
     best_of,
     finish,
     losses_of,
     ranks_of,
-    records_of,
     run,
     run_dir_of,
-    small_base,
     start,
     wait_for_step,
     write_recipe,
@@ -41,32 +39,6 @@ PRETRAIN = {
     "engine": {"precision": "bf16"},
     "training": {"max_steps": 4},
 }
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return prepared_world(tmp_path_factory.mktemp("data"), scenes=6)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
-    return small_base(tmp_path_factory.mktemp("base") / "base", data)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, data: Path, base: Path) -> Path:
-    """The recipe of a run that nothing happened to."""
-    recipe = write_recipe(tmp_path_factory.mktemp("undisturbed") / "run.yaml", base, data)
-    status, said = run(recipe)
-    assert status == 0, said
-    return recipe
-
-
-def assert_same(recipe: Path, undisturbed: Path) -> None:
-    ours, theirs = best_of(recipe), best_of(undisturbed)
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert losses_of(recipe) == losses_of(undisturbed)
 
 
 def test_two_ranks_train_prompts_and_leave_the_base_alone(
@@ -163,20 +135,6 @@ def test_every_stage_trains_the_same_prompts(
     assert "vqa/accuracy" in said
     ours, theirs = best_of(recipe), best_of(undisturbed)
     assert all(torch.allclose(ours[n], theirs[n], atol=1e-4) for n in theirs)
-
-
-def test_two_ranks_agree_on_the_tokens_that_count(base: Path, data: Path, tmp_path: Path) -> None:
-    # So little dropout drops nothing, and equal passes diverge by nothing: only the tokens double.
-    training = {"max_steps": 2, "dropout": 1e-12}
-    found = {}
-    for name, more in (("once", {}), ("twice", {"r_drop_alpha": 4.0})):
-        recipe = write_recipe(tmp_path / f"{name}.yaml", base, data, training=training | more)
-        status, said = run(recipe)
-        assert status == 0, said
-        found[name] = records_of(recipe)
-    for once, twice in zip(found["once"], found["twice"], strict=True):
-        for metric in ("train/loss", "train/nll", "train/grad_norm"):
-            assert twice[metric] == pytest.approx(once[metric], rel=1e-3)
 
 
 @pytest.mark.slow
@@ -291,92 +249,6 @@ def test_missing_inputs_are_said_once(base: Path, data: Path, tmp_path: Path) ->
         assert status == 1
         assert said.count("error: ") == 1
         assert ("nowhere" if arguments else "nothing") in said
-
-
-@pytest.mark.parametrize("stage", [1, 3])
-def test_a_run_with_averages_resumes_to_the_same_bits(
-    stage: int, undisturbed: Path, base: Path, data: Path, tmp_path: Path
-) -> None:
-    settings = {"engine": {"zero_stage": stage}, "training": {"ema_decay": 0.5}}
-    whole = write_recipe(tmp_path / "whole.yaml", base, data, **settings)
-    status, said = run(whole)
-    assert status == 0, said
-    resumed = write_recipe(tmp_path / "resumed.yaml", base, data, **settings)
-    process = start(resumed)
-    wait_for_step(run_dir_of(resumed), 2, process)
-    process.send_signal(signal.SIGTERM)
-    status, said = finish(process)
-    assert status == 75, said
-    status, said = run(resumed, "--resume")
-    assert status == 0, said
-    assert_same(resumed, whole)
-    # The loop is the same with averages; what is kept as the best is not its last step.
-    for step, loss in losses_of(undisturbed).items():
-        assert losses_of(whole)[step] == pytest.approx(loss, rel=1e-3)
-    last, averaged = best_of(undisturbed), best_of(whole)
-    assert any(not torch.allclose(averaged[name], last[name], atol=1e-3) for name in last)
-    latest = run_dir_of(whole) / "checkpoints" / "step-000006"
-    names = {path.name for path in latest.glob("average*")}
-    by_rank = {"average-rank-0.safetensors", "average-rank-1.safetensors"}
-    assert names == (by_rank if stage == 3 else {"average.safetensors"})
-    if stage == 1:
-        held = load_file(latest / "average.safetensors")
-        assert all(torch.equal(held[f"method.{name}"], averaged[name]) for name in averaged)
-
-
-@pytest.mark.parametrize("stage", [1, 3])
-def test_a_group_learns_at_its_own_rate(
-    stage: int, undisturbed: Path, base: Path, data: Path, tmp_path: Path
-) -> None:
-    # So little that only the encoder's prompt learns; also a run that is continued does so.
-    groups = [{"match": "decoder.*", "lr_scale": 1e-9}]
-    settings = {
-        "engine": {"zero_stage": stage},
-        "optimizer": {"groups": groups, "weight_decay": 0.0},
-    }
-    first = write_recipe(tmp_path / "first.yaml", base, data, **settings)
-    first.write_text(first.read_text().replace("max_steps: 6", "max_steps: 1"))
-    status, said = run(first)
-    assert status == 0, said
-    recipe = write_recipe(tmp_path / "run.yaml", base, data, **settings)
-    process = start(recipe)
-    wait_for_step(run_dir_of(recipe), 2, process)
-    process.send_signal(signal.SIGTERM)
-    assert finish(process)[0] == 75
-    status, said = run(recipe, "--resume")
-    assert status == 0, said
-    begun, ended = best_of(first), best_of(recipe)
-    moved = {name: float((ended[name] - begun[name]).abs().max()) for name in ended}
-    assert moved["decoder.embedding.weight"] < 1e-6
-    assert moved["encoder.embedding.weight"] > 1e-3
-    status, said = run(recipe, "--name=other", "--optimizer.groups=[{match: decodr.*}]")
-    assert status == 2, said
-    assert "optimizer.groups[0].match = 'decodr.*': matches nothing that is trained" in said
-
-
-def test_patience_ends_a_run_and_its_resumption(base: Path, data: Path, tmp_path: Path) -> None:
-    recipe = write_recipe(
-        tmp_path / "run.yaml",
-        base,
-        data,
-        data={"validation": [str(data)]},
-        training={
-            **{"max_steps": 50, "validate_every_steps": 2, "validation_samples": 2},
-            # Nothing is ever so much better.
-            **{"patience": 2, "min_delta": 100.0, "save_every_steps": None},
-        },
-    )
-    status, said = run(recipe)
-    assert status == 0, said
-    assert "ends at step 6: no better validation/loss in 2 validations" in said
-    summary = run_dir_of(recipe) / "summary.json"
-    first = json.loads(summary.read_text())
-    assert (first["final_step"], first["stopped_early"]) == (6, True)
-    kept = best_of(recipe)
-    status, said = run(recipe, "--resume")
-    assert status == 0, said
-    assert json.loads(summary.read_text())["final_step"] == 6
-    assert all(torch.equal(tensor, kept[name]) for name, tensor in best_of(recipe).items())
 
 
 def test_nothing_stays_behind(undisturbed: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 import yaml
 from safetensors.torch import load_file
 from torch import Tensor
@@ -142,3 +143,11 @@ def records_of(recipe: Path) -> list[dict[str, float]]:
     """The lines of a run's metrics, in order."""
     lines = (run_dir_of(recipe) / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
+
+
+def assert_same(recipe: Path, undisturbed: Path) -> None:
+    """Checks that two runs have trained the same bits and reported the same losses."""
+    ours, theirs = best_of(recipe), best_of(undisturbed)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert losses_of(recipe) == losses_of(undisturbed)
