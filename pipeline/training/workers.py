@@ -52,9 +52,12 @@ class Workers:
         if kind == "threads":
             self._executor = ThreadPoolExecutor(count, "loader")
         else:
+            context = multiprocessing.get_context("forkserver")
+            # The server imports once what every worker needs.
+            context.set_forkserver_preload([__name__])
             self._executor = ProcessPoolExecutor(
                 count,
-                multiprocessing.get_context("forkserver"),
+                context,
                 initializer=_begin,
                 initargs=(assemble,),
             )
