@@ -104,7 +104,11 @@ def parse(description: str, argv: Sequence[str] | None) -> Settings:
         ("repeats", 5, "rounds in which every arm runs once"),
     ):
         parser.add_argument(f"--{flag}", type=int, default=default, help=said)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="cpu, cuda or cuda:N (default: cuda where there is one)",
+    )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--arms", nargs="+", default=(), help="only these arms")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows there")
@@ -113,6 +117,8 @@ def parse(description: str, argv: Sequence[str] | None) -> Settings:
         parser.error("sizes, batch and repeats must be at least 1")
     if not 0 <= values["padding"] <= values["src_len"] - 3:
         parser.error("--padding must leave three tokens of the source")
+    if values["device"].startswith("cuda") and not torch.cuda.is_available():
+        parser.error("torch sees no CUDA device here: use --device cpu")
     return Settings(**{**values, "arms": tuple(values["arms"])})
 
 

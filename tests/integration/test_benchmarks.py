@@ -104,3 +104,15 @@ def test_fused_attention_and_convolutions_are_counted() -> None:
     assert count_flops(lambda: forward().sum().backward()) == 7 * product
     image, weight = torch.randn(1, 3, 8, 8), torch.randn(5, 3, 3, 3)
     assert count_flops(lambda: F.conv2d(image, weight, padding=1)) == 2 * 64 * 5 * 27
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_one_line() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "train_step.py"), "--device=cuda"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith("torch sees no CUDA device here: use --device cpu")
