@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.config import RunConfig, load
-from pipeline.training import trainer
 from pipeline.training.inputs import open_inputs
 from pipeline.training.subject import build_model
 from pipeline.training.world import World
@@ -113,8 +112,9 @@ def test_the_best_of_a_run_with_averages_is_what_was_measured(
         training={"ema_decay": 0.9, "validation_samples": 3, "validate_every_steps": 2},
         engine={"processes": 1},
     )
+    status, said = run(recipe)
+    assert status == 0, said
     config = load(RunConfig, [recipe])
-    trainer.train(config)
     measured = json.loads((run_dir_of(recipe) / "best" / "state.json").read_text())["metrics"]
     model = build_model(config)
     alone = World(rank=0, size=1, device=torch.device("cpu"))

@@ -8,9 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from model.tuning import build_tuned_model
+from model.tuning.config import TuningConfig
 from pipeline.errors import ConfigError
 from pipeline.training.config import GroupConfig, OptimizerConfig
 from pipeline.training.parameter_groups import parameter_groups
+from tests.support.small_base import small_model, small_tokenizer
 
 
 def _trained() -> dict[str, Tensor]:
@@ -72,3 +75,13 @@ def test_the_first_pattern_that_matches_decides() -> None:
 def test_a_pattern_that_decides_nothing_is_named(patterns: tuple[str, ...], said: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(said)):
         _groups(*(GroupConfig(match=pattern) for pattern in patterns))
+
+
+@pytest.mark.parametrize("method", ["prefix", "adapter", "adapter_prefix", "bitfit", "finetune"])
+def test_every_method_names_all_that_it_trains(method: str) -> None:
+    tokenizer = small_tokenizer(["a red box"], text_count=280, bin_count=8, code_count=4)
+    base = small_model(tokenizer, seed=1, image_size=48)
+    model = build_tuned_model(base, TuningConfig(method=method))  # type: ignore[arg-type]
+    groups = parameter_groups(model.method.trained(model.base), OptimizerConfig())
+    dealt = {id(p) for group in groups for p in group.parameters}
+    assert dealt == {id(p) for p in model.parameters() if p.requires_grad}
