@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-DEFAULT_CACHE_GB = 50
+DEFAULT_CACHE_GB = 50.0
 """Of data.cache_gb; it also bounds the cache where no DataConfig is at hand."""
 
 

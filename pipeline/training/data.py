@@ -56,7 +56,7 @@ class ShardReader:
             file = _opened(name)
             source = FolderShards(self.folder, self.manifest.shards)
         else:
-            cache = cache or FileCache(default_cache_dir(), DEFAULT_CACHE_GB * GB)
+            cache = cache or FileCache(default_cache_dir(), int(DEFAULT_CACHE_GB * GB))
             name = file_location(self.folder, INDEX_NAME)
             file = os.fdopen(cache.open(name, None, self.manifest.index["sha256"]), "rb")
             source = CachedShards(self.folder, self.manifest.shards, cache)

@@ -38,7 +38,7 @@ class Workers:
     """Some workers of a rank; to be closed."""
 
     def __init__(self, assemble: Assembler, kind: Kind, count: int, timeout_s: float) -> None:
-        """Makes the executor; workers start with the first batches.
+        """Starts the workers.
 
         Args:
             assemble: Makes a batch.
@@ -61,6 +61,9 @@ class Workers:
                 initializer=_begin,
                 initargs=(assemble,),
             )
+            # They take seconds to start, in which the rank builds its model.
+            for _ in range(count):
+                self._executor.submit(os.getpid)
 
     def submit(self, samples: Sequence[PlacedSample]) -> PendingBatch:
         """Asks for a batch.
@@ -98,18 +101,20 @@ class Workers:
             raise self._dead(pending.samples) from error
 
     def close(self) -> None:
-        """Lets go of the workers; what they still do is lost."""
+        """Ends the workers; what they still do is lost."""
+        self._kill()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _dead(self, samples: Sequence[PlacedSample]) -> TrainingError:
+        self._kill()
         return TrainingError(
             f"a loader worker died while {self._assemble.names(samples)} was to be read: killed for"
             " memory, or /dev/shm is full; fewer data.loader_workers or smaller batches need less"
         )
 
     def _kill(self) -> None:
-        # Else leaving the interpreter waits for a process that hangs. The executor offers this
-        # itself from Python 3.14 on.
+        # Else leaving the interpreter waits for a process that hangs, or that ignores the signal
+        # with which the executor ends it. It offers this itself from Python 3.14 on.
         processes = getattr(self._executor, "_processes", None) or {}
         for process in list(processes.values()):
             process.kill()
