@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures.process import ProcessPoolExecutor
@@ -59,7 +59,7 @@ class Workers:
                 count,
                 context,
                 initializer=_begin,
-                initargs=(assemble,),
+                initargs=(assemble, dict(os.environ)),
             )
             # They take seconds to start, in which the rank builds its model.
             for _ in range(count):
@@ -124,9 +124,12 @@ _assemble: Assembler | None = None
 """Of a worker process."""
 
 
-def _begin(assemble: Assembler) -> None:
+def _begin(assemble: Assembler, environment: Mapping[str, str]) -> None:
     """Prepares a worker process."""
     global _assemble
+    # The fork server has the environment of its own start, without what was set since, such as the
+    # credentials of a store.
+    os.environ.update(environment)
     _assemble = assemble
     # One thread each: more workers are what more cores are for.
     torch.set_num_threads(1)
