@@ -31,7 +31,8 @@ def scan_zip(file: RangedFile) -> Iterator[tuple[str, Member]]:
     except (zipfile.BadZipFile, EOFError, ValueError, OverflowError, struct.error) as error:
         raise StoreError(f"{file.name} is not a whole zip: {error}") from error
     except NotImplementedError as error:
-        raise StoreError(f"{file.name}: {error}") from error
+        # How zipfile refuses a version of the format that it cannot read.
+        raise StoreError(f"{file.name}: {error}; pack it again as a plain zip") from error
     for entry in entries:
         if not entry.is_dir():
             yield entry.filename, _member(entry, file.size)
