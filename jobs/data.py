@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from jobs.cli import Command, run_stage, stage_main
+from jobs.command_group import group_parser
 
 SUBCOMMANDS: dict[str, Command] = {
     "lint": Command(
@@ -39,19 +40,9 @@ SUBCOMMANDS: dict[str, Command] = {
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line up to the subcommand, which parses the rest."""
-    width = max(map(len, SUBCOMMANDS))
-    words = "\n".join(f"  {name:<{width}}  {each.summary}" for name, each in SUBCOMMANDS.items())
-    examples = "\n".join(f"  {each.example}" for each in SUBCOMMANDS.values())
-    parser = argparse.ArgumentParser(
-        prog="prefixworks data",
-        usage="prefixworks data COMMAND ...",
-        description="Check sources, verify prepared datasets, look into them.",
-        epilog=f"commands:\n{words}\n\nexamples:\n{examples}\n\n"
-        "`prefixworks data COMMAND --help` lists the settings of a command.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    return group_parser(
+        "data", "Check sources, verify prepared datasets, look into them.", SUBCOMMANDS
     )
-    parser.add_argument("command", choices=list(SUBCOMMANDS), metavar="COMMAND")
-    return parser
 
 
 def main(argv: Sequence[str]) -> int:

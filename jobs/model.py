@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from jobs.cli import Command, run_stage, stage_main
+from jobs.command_group import group_parser
 
 SUBCOMMANDS: dict[str, Command] = {
     "inspect": Command(
@@ -33,19 +34,9 @@ SUBCOMMANDS: dict[str, Command] = {
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line up to the subcommand, which parses the rest."""
-    width = max(map(len, SUBCOMMANDS))
-    words = "\n".join(f"  {name:<{width}}  {each.summary}" for name, each in SUBCOMMANDS.items())
-    examples = "\n".join(f"  {each.example}" for each in SUBCOMMANDS.values())
-    parser = argparse.ArgumentParser(
-        prog="prefixworks model",
-        usage="prefixworks model COMMAND ...",
-        description="Look at checkpoints, make bases of them, and verify the machine.",
-        epilog=f"commands:\n{words}\n\nexamples:\n{examples}\n\n"
-        "`prefixworks model COMMAND --help` lists the settings of a command.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    return group_parser(
+        "model", "Look at checkpoints, make bases of them, and verify the machine.", SUBCOMMANDS
     )
-    parser.add_argument("command", choices=list(SUBCOMMANDS), metavar="COMMAND")
-    return parser
 
 
 def main(argv: Sequence[str]) -> int:
