@@ -20,7 +20,6 @@ import dataclasses
 import json
 import statistics
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -35,6 +34,7 @@ from rich.table import Table
 
 from benchmarks.pictures import write_pictures
 from benchmarks.process_tree import run_measured
+from benchmarks.work_folder import work_folder
 from benchmarks.written_shards import write_shards
 
 ARMS = ("threads", "processes", "webdataset", "image files")
@@ -59,9 +59,9 @@ class Row:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
     options = _options(argv)
-    with tempfile.TemporaryDirectory(prefix="loader-benchmark-", dir=options.work_dir) as work:
+    with work_folder(options.work_dir, "loader-benchmark") as work:
         try:
-            rows = _measure(options, Path(work))
+            rows = _measure(options, work)
         except RuntimeError as error:
             sys.exit(str(error))
     _report(rows, options)

@@ -22,7 +22,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +34,7 @@ from rich.table import Table
 
 from benchmarks.pictures import write_pictures
 from benchmarks.process_tree import Usage, run_measured
+from benchmarks.work_folder import work_folder
 
 ARMS = ("prefixworks", "img2dataset", "ray-data")
 MIB = 2**20
@@ -71,11 +71,9 @@ class Row:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
     options = _options(argv)
-    if options.work_dir is not None:
-        Path(options.work_dir).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="prepare-benchmark-", dir=options.work_dir) as work:
+    with work_folder(options.work_dir, "prepare-benchmark") as work:
         try:
-            rows = _measure(options, Path(work))
+            rows = _measure(options, work)
         except RuntimeError as error:
             sys.exit(str(error))
     _report(rows, options)
