@@ -6,6 +6,10 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from PIL import Image
+
+from data_prep.schema import Sample
+from pipeline.training.augmentation import AugmentationConfig, augmented
 from pipeline.training.data import Batch, Collator
 from pipeline.training.index import SampleAddress
 from pipeline.training.shard_files import ShardFiles
@@ -22,21 +26,33 @@ class PlacedSample(NamedTuple):
 class Assembler:
     """Makes batches of samples whose addresses are known; small to send to another process."""
 
-    def __init__(self, datasets: Sequence[ShardFiles], collate: Collator, seed: int) -> None:
+    def __init__(
+        self,
+        datasets: Sequence[ShardFiles],
+        collate: Collator,
+        seed: int,
+        views: AugmentationConfig | None = None,
+    ) -> None:
         self._datasets = datasets
         self._collate = collate
         self._seed = seed
+        self._views = views or AugmentationConfig()
 
     def __call__(self, samples: Sequence[PlacedSample]) -> Batch:
-        """Reads and collates; the place decides which of several right targets is taught.
+        """Reads and collates; the place decides the view, and which of several right targets.
 
         Raises:
             DataError: a sample cannot be read.
         """
-        records = [self._datasets[each.dataset].read(each.address) for each in samples]
         return self._collate(
-            records, [random.Random(f"{self._seed} target {each.place}") for each in samples]
+            [self._view(each) for each in samples],
+            [random.Random(f"{self._seed} target {each.place}") for each in samples],
         )
+
+    def _view(self, placed: PlacedSample) -> tuple[Sample, Image.Image]:
+        sample, image = self._datasets[placed.dataset].read(placed.address)
+        rng = random.Random(f"{self._seed} view {placed.place}")
+        return augmented(sample, image, self._views.of(sample.task), rng)
 
     def names(self, samples: Sequence[PlacedSample]) -> str:
         """The shards of some samples, as error messages call them."""

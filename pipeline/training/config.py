@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pipeline.training.augmentation import AugmentationConfig
+
 DEFAULT_CACHE_GB = 50.0
 """Of data.cache_gb; it also bounds the cache where no DataConfig is at hand."""
 
@@ -27,6 +29,9 @@ class DataConfig:
     none. None draws every sample of the data once an epoch."""
     image_size: int | None = None
     """Side in pixels of the square that images are resized to; None takes the base's."""
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    """Views of the training images by task; by default images are only resized, as in the published
+    recipes."""
     max_source_length: int = 80
     """Tokens of an instruction that are kept, bos and eos included."""
     max_target_length: int = 160

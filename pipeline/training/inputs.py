@@ -57,7 +57,7 @@ def open_inputs(
     )
     loader = Loader(
         order,
-        BatchMaker(readers, collate, config.seed),
+        BatchMaker(readers, collate, config.seed, data.augmentation),
         rank=world.rank,
         ranks=world.size,
         batch_size=config.training.batch_size_per_rank,

@@ -18,6 +18,7 @@ from typing import Self
 from data_prep.stores import is_remote
 from pipeline.errors import ConfigError, DataError
 from pipeline.training.assembly import Assembler, PlacedSample
+from pipeline.training.augmentation import AugmentationConfig
 from pipeline.training.config import DataConfig
 from pipeline.training.data import Batch, Collator, ShardReader
 from pipeline.training.order import Component, SampleOrder, SampleRef
@@ -107,9 +108,15 @@ def _component(readers: Sequence[ShardReader], tasks: Sequence[str], weight: flo
 class BatchMaker:
     """Makes the batch of some places of a run."""
 
-    def __init__(self, readers: Sequence[ShardReader], collate: Collator, seed: int) -> None:
+    def __init__(
+        self,
+        readers: Sequence[ShardReader],
+        collate: Collator,
+        seed: int,
+        views: AugmentationConfig | None = None,
+    ) -> None:
         self._indices = [reader.index for reader in readers]
-        self.assemble = Assembler([reader.files for reader in readers], collate, seed)
+        self.assemble = Assembler([reader.files for reader in readers], collate, seed, views)
         """Does the work, here or in another process."""
 
     def locate(self, refs: Sequence[SampleRef]) -> list[PlacedSample]:
