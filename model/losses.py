@@ -4,7 +4,7 @@ The smoothing mass of a token goes to the tokens that are allowed at its positio
 range of ids (location bins) or what a trie of answers permits. Disallowed tokens leave the softmax.
 
 Dimensions: B batch, T target tokens, V vocabulary, N labelled tokens, K tokens that are allowed
-anywhere (V without a range).
+anywhere (V without a range), P allowed tokens listed.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def label_smoothed_loss(
     confidence_B: Tensor | None = None,
     allowed_range: tuple[int, int] | None = None,
     constraint_mask_BTV: Tensor | None = None,
+    allowed_P3: Tensor | None = None,
     drop_worst_ratio: float = 0.0,
     rdrop_alpha: float | None = None,
     ignore_prefix_size: int = 0,
@@ -57,6 +58,9 @@ def label_smoothed_loss(
         allowed_range: (first, end) ids that may be said beside the specials. Labels outside raise
             IndexError.
         constraint_mask_BTV: True where a token is allowed; see Trie.mask. Not with a range.
+        allowed_P3: int64, row, place and id of each allowed token, for the labels where not all
+            are allowed; the same as a mask that is True everywhere else. Not with a range, a mask
+            or an ignored prefix or eos. See model.constraints.
         drop_worst_ratio: Share of tokens, those with the largest loss, that are left out.
         rdrop_alpha: Weight of the symmetric divergence between the two halves of the batch, which
             are two dropout passes of the same samples; None for none.
@@ -64,10 +68,12 @@ def label_smoothed_loss(
         ignore_eos: Leave out the end of sentence.
 
     Raises:
-        ValueError: A range and a mask are given together, or R-Drop has an odd batch.
+        ValueError: Several constraints are given together, or R-Drop has an odd batch.
     """
-    if allowed_range is not None and constraint_mask_BTV is not None:
-        raise ValueError("a range and a constraint mask exclude each other")
+    if sum(each is not None for each in (allowed_range, constraint_mask_BTV, allowed_P3)) > 1:
+        raise ValueError("a range, a constraint mask and a list exclude each other")
+    if allowed_P3 is not None and (ignore_prefix_size or ignore_eos):
+        raise ValueError("a list of allowed tokens is about all labels; none can be ignored")
     if rdrop_alpha is not None and len(target_BT) % 2:
         raise ValueError(f"R-Drop needs two equal halves, not a batch of {len(target_BT)}")
     if ignore_prefix_size:
@@ -88,6 +94,9 @@ def label_smoothed_loss(
     elif constraint_mask_BTV is not None:
         allowed_NK = constraint_mask_BTV.flatten(0, 1).index_select(0, place_N)
         logits_NK = logits_NK.masked_fill(~allowed_NK, float("-inf"))
+    elif allowed_P3 is not None:
+        allowed_NK = _listed(allowed_P3, place_N, target_BT.shape[1], logits_NK)
+        logits_NK = logits_NK.masked_fill(~allowed_NK, float("-inf"))
     log_probs_NK = F.log_softmax(logits_NK, dim=-1, dtype=torch.float32)
     weight_N = None
     if confidence_B is not None:
@@ -101,6 +110,17 @@ def label_smoothed_loss(
         drop_worst_ratio=drop_worst_ratio,
         rdrop_alpha=rdrop_alpha,
     )
+
+
+def _listed(allowed_P3: Tensor, place_N: Tensor, length: int, like_NK: Tensor) -> Tensor:
+    """Return the mask [N, K] of listed tokens; all are allowed to a label without any."""
+    row_P, place_P, id_P = allowed_P3.unbind(1)
+    # place_N rises, so a flat place is found by search.
+    label_P = torch.searchsorted(place_N, row_P * length + place_P)
+    allowed_NK = torch.ones_like(like_NK, dtype=torch.bool)
+    allowed_NK[label_P] = False
+    allowed_NK[label_P, id_P] = True
+    return allowed_NK
 
 
 def restrict(

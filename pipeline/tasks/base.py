@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from data_prep.schema import Sample
+from model.constraints import Constraint
 from model.generation import GenerationOptions, Hypothesis
 from model.ofa.config import OFAConfig
 from model.tokenizer import OFATokenizer
+from pipeline.errors import ConfigError
 
 Corners = tuple[float, float, float, float]
 """x0, y0, x1, y1 in pixels of the image that was given, not of the resized one."""
@@ -106,3 +108,20 @@ def spoken_answer(
     """`Task.decode` of the tasks that answer in words: without specials and outer blanks."""
     text = tokenizer.decode(hypothesis.tokens).strip()
     return Prediction(text=text, box=None, score=hypothesis.score)
+
+
+def constraint_of(
+    task: Task, tokenizer: OFATokenizer, config: OFAConfig, image_size: int
+) -> Constraint:
+    """What the search of a task's answers is held to, for training to be held to the same.
+
+    Raises:
+        ConfigError: nothing; its answers are open.
+    """
+    options = task.options(1, tokenizer, config, image_size)
+    constraint = options.trie or options.allowed_range
+    if constraint is None:
+        raise ConfigError(
+            f"training.constrain_loss names {task.name!r}, whose answers may hold any token"
+        )
+    return constraint

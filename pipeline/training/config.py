@@ -10,6 +10,8 @@ from typing import Literal
 
 from pipeline.training.augmentation import AugmentationConfig
 
+ClosedTask = Literal["vqa", "grounding", "entailment"]
+"""A task whose answers are made of certain tokens only."""
 DEFAULT_CACHE_GB = 50.0
 """Of data.cache_gb; it also bounds the cache where no DataConfig is at hand."""
 
@@ -171,6 +173,10 @@ class TrainingConfig:
     """Batches a rank adds up before a step."""
     label_smoothing: float = 0.1
     """Probability mass taken from the label."""
+    constrain_loss: list[ClosedTask] = field(default_factory=list)
+    """Tasks whose loss leaves out the tokens that no answer may hold: grounding's are its location
+    bins, entailment's the tokens of its three labels, vqa's those of data.vqa's closed answers. The
+    published recipes do this for vqa and entailment."""
     dropout: float = 0.0
     """Dropout of embeddings and residual branches of the base while training."""
     drop_path: float = 0.0

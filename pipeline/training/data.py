@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from io import BufferedReader
@@ -18,6 +18,7 @@ from torch import Tensor
 from data_prep.manifest import INDEX_NAME, Manifest, read_manifest
 from data_prep.schema import Sample
 from data_prep.stores import file_location, is_remote
+from model.constraints import Allowed, Constraint, allowed_tokens, allowed_twice
 from model.images import to_pixels
 from model.ofa.config import OFAConfig
 from model.tokenizer import OFATokenizer
@@ -124,6 +125,8 @@ class Batch:
     """float32, weight of a sample in the loss."""
     tokens: int
     """Labelled tokens."""
+    allowed: Allowed | None = None
+    """Tokens that the labels are chosen among in the loss; None for the whole vocabulary."""
 
     def to(self, device: torch.device) -> Batch:
         """The batch with its tensors on a device."""
@@ -141,8 +144,9 @@ class Batch:
         doubled: dict[str, Any] = {
             name: torch.cat([value, value]) if isinstance(value, Tensor) else 2 * value
             for name, value in vars(self).items()
+            if name != "allowed"
         }
-        return Batch(**doubled)
+        return Batch(**doubled, allowed=allowed_twice(self.allowed, len(self.uids)))
 
 
 class Collator:
@@ -156,6 +160,7 @@ class Collator:
         *,
         max_source_length: int = 80,
         max_target_length: int = 160,
+        constraints: Mapping[str, Constraint] | None = None,
     ) -> None:
         """Prepares to make batches.
 
@@ -165,12 +170,14 @@ class Collator:
             image_size: Side in pixels of the square that images are resized to.
             max_source_length: Tokens of an instruction that are kept, bos and eos included.
             max_target_length: Tokens of a target that are kept, eos included.
+            constraints: Of the answers of some tasks, for the loss.
         """
         self._tokenizer = tokenizer
         self._config = config
         self._image_size = image_size
         self._max_source_length = max_source_length
         self._max_target_length = max_target_length
+        self._constraints = dict(constraints or {})
 
     def __call__(
         self,
@@ -203,6 +210,9 @@ class Collator:
             target_BT=_pad([[*ids, vocab.eos] for ids in targets], vocab.pad),
             confidence_B=torch.tensor([get_task(s.task).confidence(s) for s in samples]),
             tokens=sum(len(ids) + 1 for ids in targets),
+            allowed=allowed_tokens(
+                targets, [self._constraints.get(s.task) for s in samples], vocab.eos
+            ),
         )
 
     def _source(self, sample: Sample) -> list[int]:

@@ -36,11 +36,14 @@ class Objective:
 
     def loss(self, logits_BTV: Tensor, prepared: Batch) -> LossOutput:
         """The loss of a prepared batch's logits, summed over `tokens` of the batch."""
+        allowed = prepared.allowed
         return label_smoothed_loss(
             logits_BTV,
             prepared.target_BT,
             epsilon=self.label_smoothing,
             confidence_B=prepared.confidence_B,
+            allowed_range=allowed if isinstance(allowed, tuple) else None,
+            allowed_P3=allowed if isinstance(allowed, Tensor) else None,
             drop_worst_ratio=self.drop_worst_ratio,
             rdrop_alpha=self.r_drop_alpha,
         )

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 import torch
 
-from model.losses import label_smoothed_loss
-from model.ofa.config import OFAConfig
 from model.tokenizer import OFATokenizer
 from model.tuning import TunedModel
 from pipeline.config import RunConfig
@@ -16,6 +14,7 @@ from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.evaluator import choose_samples, score_rows
 from pipeline.evaluation.report import PredictionRow
 from pipeline.training.data import Collator, ShardReader
+from pipeline.training.objective import Objective
 from pipeline.training.world import World
 
 LOSS = "validation/loss"
@@ -29,7 +28,7 @@ class Validator:
         self,
         readers: Sequence[ShardReader],
         tokenizer: OFATokenizer,
-        base: OFAConfig,
+        collate: Collator,
         config: RunConfig,
         image_size: int,
         world: World,
@@ -45,13 +44,7 @@ class Validator:
         self._config = config
         self._image_size = image_size
         self._world = world
-        self._collate = Collator(
-            tokenizer,
-            base,
-            image_size,
-            max_source_length=config.data.max_source_length,
-            max_target_length=config.data.max_target_length,
-        )
+        self._collate = collate
         self._chosen = [
             choose_samples(
                 reader.tasks,
@@ -84,6 +77,8 @@ class Validator:
         ]
         own = places[self._world.rank :: self._world.size]
         sums = [0.0, 0.0, 0.0]
+        # Of training's regularisers only the smoothing, by which the two losses are compared.
+        objective = Objective(label_smoothing=self._config.training.label_smoothing)
         size = max(16, self._config.training.batch_size_per_rank)
         for start in range(0, len(own), size):
             records = [
@@ -93,12 +88,7 @@ class Validator:
             logits_BTV = model(
                 batch.source_ids_BS, batch.images_BCHW, batch.image_present_B, batch.decoder_ids_BT
             )
-            loss = label_smoothed_loss(
-                logits_BTV,
-                batch.target_BT,
-                epsilon=self._config.training.label_smoothing,
-                confidence_B=batch.confidence_B,
-            )
+            loss = objective.loss(logits_BTV, batch)
             sums[0] += float(loss.loss_sum)
             sums[1] += float(loss.nll_sum)
             sums[2] += batch.tokens
