@@ -86,6 +86,7 @@ def run(config: EvaluateConfig, *, progress: bool = True) -> dict[str, float]:
         config,
         image_size,
         max_source_length=subject.max_source_length,
+        answers=subject.answers,
         progress=progress,
     )
     folder = Path(config.output or _default_output(config, subject.name))
@@ -103,13 +104,13 @@ def run(config: EvaluateConfig, *, progress: bool = True) -> dict[str, float]:
             subject.run_dir,
             report.metrics,
             step=subject.step,
-            dataset=str(dataset),
+            dataset=dataset,
             pictures=pictures,
         )
     return report.metrics
 
 
-def _draw(rows: Sequence[Any], dataset: Path, folder: Path, count: int) -> list[Path]:
+def _draw(rows: Sequence[Any], dataset: str, folder: Path, count: int) -> list[Path]:
     from pipeline.evaluation.pictures import picture_sheet, spread
     from pipeline.training.data import ShardReader
 
@@ -123,10 +124,10 @@ def _draw(rows: Sequence[Any], dataset: Path, folder: Path, count: int) -> list[
     return [path]
 
 
-def _dataset(folder: str | None) -> Path:
-    if folder is None:
+def _dataset(location: str | None) -> str:
+    if location is None:
         raise ConfigError("dataset = None: must be the folder of a prepared dataset")
-    return Path(folder)
+    return location
 
 
 def _default_output(config: EvaluateConfig, name: str) -> Path:

@@ -173,10 +173,13 @@ def _check_inputs(config: RunConfig) -> list[Manifest]:
     """Looks for base and data once, before every rank does; the manifests of the training data."""
     from data_prep.manifest import read_manifest
     from model.checkpoint import load_config
+    from pipeline.tasks.answers import read_answers
 
     if not config.data.train:
         raise ConfigError("data.train names no data set to learn from")
     load_config(config.base.path)
+    if config.data.vqa.file is not None:
+        read_answers(config.data.vqa.file)
     for folder in config.data.validation:
         read_manifest(folder)
     return [read_manifest(folder) for folder in config.data.train]

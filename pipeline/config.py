@@ -91,6 +91,11 @@ class RunConfig:
                 f"schedule.final_lr = {self.schedule.final_lr}: must not be above optimizer.lr ="
                 f" {self.optimizer.lr}, from which the rate decays"
             )
+        if "vqa" in self.training.constrain_loss and self.data.vqa.answers == "open":
+            raise ConfigError(
+                "training.constrain_loss names vqa: needs data.vqa.answers = closed, since open"
+                " answers may hold any token"
+            )
         if self.data.streams % self.engine.processes:
             raise ConfigError(
                 f"engine.processes = {self.engine.processes}: must divide data.streams ="

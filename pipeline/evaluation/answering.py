@@ -9,7 +9,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from data_prep.schema import Sample
-from model.generation import GenerationOptions, generate
+from model.candidates import score_candidates
+from model.generation import GenerationOptions, Hypothesis, generate
 from model.images import to_pixels
 from model.ofa.model import OFA
 from model.ofa.prompts import Prompts
@@ -17,6 +18,7 @@ from model.tokenizer import OFATokenizer
 from model.tuning import TunedModel
 from pipeline.tasks.base import Prediction
 from pipeline.tasks.registry import get_task
+from pipeline.tasks.vqa import VQA, answer_ids
 
 MAX_SOURCE_LENGTH = 80
 """Tokens of an instruction that are kept, unless a run says otherwise."""
@@ -36,6 +38,8 @@ class Answerer:
         image_size: int,
         beam_size: int = 5,
         max_source_length: int = MAX_SOURCE_LENGTH,
+        answers: tuple[str, ...] = (),
+        score_all: bool = False,
     ) -> None:
         """Prepares to answer. Set the model to eval before.
 
@@ -45,6 +49,8 @@ class Answerer:
             image_size: Side in pixels of the square that images are resized to.
             beam_size: Beams of the search.
             max_source_length: Tokens of an instruction that are kept, bos and eos included.
+            answers: The only answers to questions; none leaves them open.
+            score_all: Choose the best of all these answers, instead of searching one among them.
         """
         self._base: OFA
         self._prompts: Prompts | None = None
@@ -58,6 +64,8 @@ class Answerer:
         self._image_size = image_size
         self._beam_size = beam_size
         self._max_source_length = max_source_length
+        self._answers = answers
+        self._score_all = score_all and bool(answers)
         self._options: dict[str, GenerationOptions] = {}
 
     def answer(
@@ -70,28 +78,48 @@ class Answerer:
             samples: The samples; only their instruction is looked at.
             images: The stored image of each; boxes come back in its pixels.
         """
-        task = get_task(task_name)
-        config = self._base.config
-        device = next(self._base.parameters()).device
-        pixels_BCHW = torch.stack([to_pixels(image, self._image_size) for image in images])
-        found = generate(
-            self._base,
+        task = get_task(task_name, self._answers)
+        parameter = next(self._base.parameters())
+        inputs = (
             source_batch(
                 [s.instruction for s in samples], self._tokenizer, self._max_source_length
-            ).to(device),
-            pixels_BCHW.to(device, next(self._base.parameters()).dtype),
-            torch.ones(len(samples), dtype=torch.bool, device=device),
-            prompts=self._prompts,
-            options=self._search(task_name),
+            ).to(parameter.device),
+            torch.stack([to_pixels(image, self._image_size) for image in images]).to(parameter),
+            torch.ones(len(samples), dtype=torch.bool, device=parameter.device),
         )
+        if self._score_all and task_name == VQA.name:
+            found = self._best_of_all(*inputs)
+        else:
+            options = self._search(task_name)
+            searched = generate(self._base, *inputs, prompts=self._prompts, options=options)
+            found = [hypotheses[0] for hypotheses in searched]
         return [
-            task.decode(best[0], image.size, self._tokenizer, config, self._image_size)
+            task.decode(best, image.size, self._tokenizer, self._base.config, self._image_size)
             for best, image in zip(found, images, strict=True)
+        ]
+
+    def _best_of_all(
+        self, source_ids_BS: Tensor, images_BCHW: Tensor, present_B: Tensor
+    ) -> list[Hypothesis]:
+        candidates = answer_ids(self._answers, self._tokenizer)
+        scores_BA = score_candidates(
+            self._base,
+            source_ids_BS,
+            images_BCHW,
+            present_B,
+            candidates=candidates,
+            prompts=self._prompts,
+        )
+        eos = self._tokenizer.layout.eos
+        # The first of equal scores: the more frequent answer.
+        return [
+            Hypothesis([*candidates[best], eos], score, [])
+            for score, best in zip(*(x.tolist() for x in scores_BA.max(dim=1)), strict=True)
         ]
 
     def _search(self, task_name: str) -> GenerationOptions:
         if task_name not in self._options:
-            self._options[task_name] = get_task(task_name).options(
+            self._options[task_name] = get_task(task_name, self._answers).options(
                 self._beam_size, self._tokenizer, self._base.config, self._image_size
             )
         return self._options[task_name]

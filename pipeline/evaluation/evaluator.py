@@ -16,10 +16,11 @@ from data_prep.schema import Sample
 from model.ofa.model import OFA
 from model.tokenizer import OFATokenizer
 from model.tuning import TunedModel
-from pipeline.errors import DataError
+from pipeline.errors import ConfigError, DataError
 from pipeline.evaluation.answering import MAX_SOURCE_LENGTH, Answerer
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.report import EvaluationReport, PredictionRow
+from pipeline.tasks.answers import read_answers
 from pipeline.tasks.registry import get_task
 from pipeline.training.data import ShardReader
 
@@ -32,6 +33,7 @@ def evaluate(
     image_size: int,
     *,
     max_source_length: int = MAX_SOURCE_LENGTH,
+    answers: tuple[str, ...] = (),
     progress: bool = False,
 ) -> EvaluationReport:
     """Answers and scores a prepared dataset.
@@ -43,11 +45,12 @@ def evaluate(
         config: Tasks, search and how many samples; its own dataset is not looked at.
         image_size: Side in pixels of the square that images are resized to.
         max_source_length: Tokens of an instruction that are kept, bos and eos included.
+        answers: The model's own closed answers to questions; none where they are open.
         progress: Show a bar on stderr.
 
     Raises:
         DataError: The dataset is unreadable, or has no sample of a wanted task.
-        ConfigError: A wanted task is unknown.
+        ConfigError: A wanted task is unknown, or closed answers are wanted and there are none.
     """
     started = time.perf_counter()
     rows: list[PredictionRow] = []
@@ -59,6 +62,8 @@ def evaluate(
             image_size=image_size,
             beam_size=config.beam_size,
             max_source_length=max_source_length,
+            answers=only_answers(config, answers),
+            score_all=config.vqa == "candidates",
         )
         for task, positions in places.items():
             line = bar.add_task(task, total=len(positions), rate="")
@@ -75,6 +80,27 @@ def evaluate(
         samples_per_task={task: len(positions) for task, positions in places.items()},
         seconds=time.perf_counter() - started,
     )
+
+
+def only_answers(config: EvaluationConfig, own: tuple[str, ...]) -> tuple[str, ...]:
+    """The answers that questions may get in an evaluation; none leaves them open.
+
+    Args:
+        config: The evaluation.
+        own: Closed answers of what is evaluated.
+
+    Raises:
+        ConfigError: closed answers are wanted and there are none, or their file cannot be read.
+    """
+    if config.vqa == "open":
+        return ()
+    answers = own if config.vqa_answers is None else read_answers(config.vqa_answers)
+    if config.vqa is not None and not answers:
+        raise ConfigError(
+            f"vqa = {config.vqa}: there is no list of answers; train with data.vqa.answers ="
+            " closed, or name a file in vqa_answers"
+        )
+    return answers
 
 
 def choose_samples(

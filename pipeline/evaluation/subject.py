@@ -16,6 +16,7 @@ from pipeline.errors import CheckpointError, ConfigError
 from pipeline.evaluation.answering import MAX_SOURCE_LENGTH
 from pipeline.registry.artifact import RECORD_FILE, attach_prompt, read_record
 from pipeline.registry.bases import base_place
+from pipeline.training.closed_answers import answers_of_run
 
 CONFIG_FILE = "config.yaml"
 BEST_FOLDER = "best"
@@ -37,6 +38,8 @@ class Subject:
     image_size: int
     """Side in pixels of the square that images are resized to."""
     max_source_length: int
+    answers: tuple[str, ...] = ()
+    """The only answers to questions; none where they are open."""
     dataset: str | None = None
     """The dataset that the run's own recipe evaluates on."""
     run_dir: Path | None = None
@@ -98,6 +101,7 @@ def _artifact(folder: Path, base: str | None) -> Subject:
         base_fingerprint=base_fingerprint,
         image_size=record.meta.image_size,
         max_source_length=int(data.get("max_source_length", MAX_SOURCE_LENGTH)),
+        answers=record.meta.answers,
     )
 
 
@@ -122,6 +126,7 @@ def _run(folder: Path, base: str | None) -> Subject:
         base_fingerprint=base_fingerprint,
         image_size=config.data.image_size or model.config.image_size,
         max_source_length=config.data.max_source_length,
+        answers=answers_of_run(folder),
         dataset=config.evaluation.dataset,
         run_dir=folder,
         step=_step(folder / BEST_FOLDER / STATE_FILE),

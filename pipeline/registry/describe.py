@@ -24,6 +24,7 @@ def describe_prompt(
     base_fingerprint: str,
     tokenizer_digest: str,
     image_size: int,
+    answers: tuple[str, ...] = (),
     data: tuple[DataUse, ...] = (),
     config: Mapping[str, Any] | None = None,
     metrics: Mapping[str, float] | None = None,
@@ -38,6 +39,7 @@ def describe_prompt(
         base_fingerprint: The base's fingerprint from before the training.
         tokenizer_digest: Digest of the base's tokenizer.
         image_size: Side in pixels that the training resized images to.
+        answers: The only answers to questions; none where they are open.
         data: Datasets that the run read.
         config: The resolved run configuration.
         metrics: Scores by `namespace/name`.
@@ -54,6 +56,7 @@ def describe_prompt(
         image_size=image_size,
         depth={"encoder": shape.encoder_layers, "decoder": shape.decoder_layers},
         trainable_parameters=model.parameter_counts().trainable,
+        answers=answers,
         data=data,
         config=dict(config or {}),
         metrics=dict(metrics or {}),

@@ -30,6 +30,7 @@ from pipeline.registry.scores import (
 from pipeline.registry.store import PromptRegistry, RegisteredPrompt
 from pipeline.tracking.config import DEFAULT_OUTPUT_DIR, TrackingConfig, resolve_store
 from pipeline.tracking.identity import read_identity
+from pipeline.training.closed_answers import answers_of_run
 
 CONFIG_FILE = "config.yaml"
 ARTIFACT_FOLDER = "prompt"
@@ -76,6 +77,7 @@ def export_run(
             resolve_base(config.base.path) / "tokenizer.json"
         ).digest,
         image_size=config.data.image_size or base.config.image_size,
+        answers=answers_of_run(run),
         data=_data(config) + measured.data,
         config=plain(config),
         metrics=measured.metrics,

@@ -117,7 +117,7 @@ class Predictor:
     def _answer(
         self, name: str, picture: Image.Image, source_ids_BS: torch.Tensor, beam_size: int
     ) -> Prediction:
-        task = get_task(name)
+        task = get_task(name, self.record.meta.answers)
         config, tokenizer = self.base.model.config, self.base.tokenizer
         size = self.record.meta.image_size
         best = generate(

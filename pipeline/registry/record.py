@@ -79,6 +79,8 @@ class PromptMeta:
     """Layers of the base's two stacks: `encoder`, `decoder`."""
     trainable_parameters: int
     """Numbers that training adjusted (the artifact may hold more or fewer once folded)."""
+    answers: tuple[str, ...] = ()
+    """The only answers to questions; none where they are open."""
     data: tuple[DataUse, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
     """The resolved run configuration."""
@@ -183,6 +185,13 @@ class _Fields:
             )
         return value
 
+    def optional_texts(self, name: str) -> tuple[str, ...]:
+        items = self.get(name, list) if name in self.values else []
+        for number, item in enumerate(items):
+            if not isinstance(item, str):
+                raise RegistryError(f"{self.source}: {self.path}{name}[{number}] is no text")
+        return tuple(items)
+
     def inner(self, name: str) -> _Fields:
         return _Fields(self.get(name, dict), self.source, f"{self.path}{name}.")
 
@@ -233,6 +242,8 @@ def _record(fields: _Fields) -> PromptRecord:
         image_size=fields.get("image_size", int),
         depth=fields.integers("depth"),
         trainable_parameters=fields.get("trainable_parameters", int),
+        # Records of before there were closed answers have no such field.
+        answers=fields.optional_texts("answers"),
         data=tuple(
             DataUse(
                 role=data.get("role", str),

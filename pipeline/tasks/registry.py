@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from pipeline.errors import ConfigError
 from pipeline.tasks.base import Task
 from pipeline.tasks.caption import Caption
@@ -20,12 +22,21 @@ def task_names() -> tuple[str, ...]:
     return tuple(_TASKS)
 
 
-def get_task(name: str) -> Task:
+def get_task(name: str, answers: tuple[str, ...] = ()) -> Task:
     """The task of a name.
+
+    Args:
+        name: The task.
+        answers: The only answers that may be given to questions; none leaves them open.
 
     Raises:
         ConfigError: there is none.
     """
     if name not in _TASKS:
         raise ConfigError(f"unknown task {name!r}; known are {', '.join(_TASKS)}")
-    return _TASKS[name]
+    return _closed_vqa(answers) if name == VQA.name and answers else _TASKS[name]
+
+
+@lru_cache(maxsize=8)
+def _closed_vqa(answers: tuple[str, ...]) -> VQA:
+    return VQA(answers)

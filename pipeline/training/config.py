@@ -17,6 +17,27 @@ DEFAULT_CACHE_GB = 50.0
 
 
 @dataclass(frozen=True, kw_only=True)
+class AnswerListConfig:
+    """Which answers to questions there are."""
+
+    answers: Literal["open", "closed"] = "open"
+    """Whether any text may answer, or one of a list only. The list goes with the run and its
+    prompt."""
+    file: str | None = None
+    """The list, one answer a line; null takes the most frequent favourites of the training
+    questions."""
+    most: int = 3129
+    """Answers that such a count keeps at most; as many as the published list for VQAv2 has."""
+    min_questions: int = 1
+    """Training questions whose favourite an answer must be to be kept."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "most", "min_questions")
+        if self.file is not None and self.answers == "open":
+            raise ValueError(f"file = {self.file!r} needs answers = closed")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Prepared data sets, and how samples are drawn from them."""
 
@@ -31,6 +52,8 @@ class DataConfig:
     none. None draws every sample of the data once an epoch."""
     image_size: int | None = None
     """Side in pixels of the square that images are resized to; None takes the base's."""
+    vqa: AnswerListConfig = field(default_factory=AnswerListConfig)
+    """Open or closed answers to questions."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     """Views of the training images by task; by default images are only resized, as in the published
     recipes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from io import BufferedReader
@@ -23,6 +23,7 @@ from model.images import to_pixels
 from model.ofa.config import OFAConfig
 from model.tokenizer import OFATokenizer
 from pipeline.errors import DataError
+from pipeline.tasks.base import Task, constraint_of
 from pipeline.tasks.registry import get_task
 from pipeline.training.config import DEFAULT_CACHE_GB
 from pipeline.training.index import SampleIndex
@@ -96,6 +97,14 @@ class ShardReader:
         """
         return self.files.read(self.index.address(position))
 
+    def record(self, position: int) -> Sample:
+        """The sample at a place of the data set, without its image.
+
+        Raises:
+            DataError: as read does.
+        """
+        return self.files.record(self.index.address(position))
+
 
 def _opened(path: str) -> BufferedReader:
     try:
@@ -160,7 +169,8 @@ class Collator:
         *,
         max_source_length: int = 80,
         max_target_length: int = 160,
-        constraints: Mapping[str, Constraint] | None = None,
+        answers: tuple[str, ...] = (),
+        constrained: Sequence[str] = (),
     ) -> None:
         """Prepares to make batches.
 
@@ -170,14 +180,22 @@ class Collator:
             image_size: Side in pixels of the square that images are resized to.
             max_source_length: Tokens of an instruction that are kept, bos and eos included.
             max_target_length: Tokens of a target that are kept, eos included.
-            constraints: Of the answers of some tasks, for the loss.
+            answers: The only answers to questions; none leaves them open.
+            constrained: Tasks whose loss is over what their answers may hold.
+
+        Raises:
+            ConfigError: the answers of such a task may hold anything.
         """
         self._tokenizer = tokenizer
         self._config = config
         self._image_size = image_size
         self._max_source_length = max_source_length
         self._max_target_length = max_target_length
-        self._constraints = dict(constraints or {})
+        self._answers = answers
+        self._constraints: dict[str, Constraint] = {
+            name: constraint_of(get_task(name, answers), tokenizer, config, image_size)
+            for name in constrained
+        }
 
     def __call__(
         self,
@@ -208,19 +226,23 @@ class Collator:
             image_present_B=torch.ones(len(samples), dtype=torch.bool),
             decoder_ids_BT=_pad([[vocab.bos, *ids] for ids in targets], vocab.pad),
             target_BT=_pad([[*ids, vocab.eos] for ids in targets], vocab.pad),
-            confidence_B=torch.tensor([get_task(s.task).confidence(s) for s in samples]),
+            confidence_B=torch.tensor([self._task(s).confidence(s) for s in samples]),
             tokens=sum(len(ids) + 1 for ids in targets),
             allowed=allowed_tokens(
                 targets, [self._constraints.get(s.task) for s in samples], vocab.eos
             ),
         )
 
+    def _task(self, sample: Sample) -> Task:
+        return get_task(sample.task, self._answers)
+
     def _source(self, sample: Sample) -> list[int]:
         return self._tokenizer.encode(sample.instruction)[: self._max_source_length - 2]
 
     def _target(self, sample: Sample, rng: random.Random | None) -> list[int]:
-        task = get_task(sample.task)
-        ids = task.target_ids(sample, self._tokenizer, self._config, self._image_size, rng)
+        ids = self._task(sample).target_ids(
+            sample, self._tokenizer, self._config, self._image_size, rng
+        )
         return ids[: self._max_target_length - 1]
 
 

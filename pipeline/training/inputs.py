@@ -10,8 +10,7 @@ from model.ofa.config import OFAConfig
 from model.tokenizer import OFATokenizer
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
-from pipeline.tasks.base import constraint_of
-from pipeline.tasks.registry import get_task
+from pipeline.training.closed_answers import close_answers
 from pipeline.training.data import Collator
 from pipeline.training.loader import BatchMaker, Loader, build_order, check_cache, open_data_sets
 from pipeline.training.validation import Validator
@@ -50,16 +49,15 @@ def open_inputs(
     readers = [stack.enter_context(reader) for reader in open_data_sets(data.train, data)]
     check_cache(readers, data, max(1, world.size // ranks_here()))
     order = build_order(readers, data, config.seed)
+    answers = close_answers(config, readers, world)
     collate = Collator(
         tokenizer,
         base,
         image_size,
         max_source_length=data.max_source_length,
         max_target_length=data.max_target_length,
-        constraints={
-            task: constraint_of(get_task(task), tokenizer, base, image_size)
-            for task in config.training.constrain_loss
-        },
+        answers=answers,
+        constrained=config.training.constrain_loss,
     )
     loader = Loader(
         order,
@@ -77,7 +75,7 @@ def open_inputs(
         held_out = open_data_sets(data.validation, data)
         for reader in held_out:
             stack.enter_context(reader)
-        validator = Validator(held_out, tokenizer, collate, config, image_size, world)
+        validator = Validator(held_out, tokenizer, collate, config, image_size, world, answers)
     return Inputs(
         loader=stack.enter_context(loader),
         validator=validator,

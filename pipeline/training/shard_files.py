@@ -116,15 +116,7 @@ class ShardFiles:
             DataError: the shard is missing, cut short, or its bytes are not what was prepared.
         """
         name = self._source.name(address.shard)
-        record = self._pread(address.shard, address.json_offset, address.json_size)
-        try:
-            sample = Sample.from_json(record)
-        except DataError as error:
-            raise DataError(f"{name} is corrupt at {address.uid!r}: {error}") from error
-        if sample.uid != address.uid:
-            raise DataError(
-                f"{name} is corrupt: {sample.uid!r} where the index says {address.uid!r}"
-            )
+        sample = self.record(address)
         content = self._pread(address.shard, address.image_offset, address.image_size)
         if hashlib.sha256(content).hexdigest() != sample.image.sha256:
             raise DataError(f"{name} is corrupt: the image of {sample.uid!r} has another SHA-256")
@@ -134,6 +126,24 @@ class ShardFiles:
         except (OSError, ValueError) as error:
             raise DataError(f"{name}: the image of {sample.uid!r} cannot be read") from error
         return sample, image
+
+    def record(self, address: SampleAddress) -> Sample:
+        """A sample without its image.
+
+        Raises:
+            DataError: as read does.
+        """
+        name = self._source.name(address.shard)
+        record = self._pread(address.shard, address.json_offset, address.json_size)
+        try:
+            sample = Sample.from_json(record)
+        except DataError as error:
+            raise DataError(f"{name} is corrupt at {address.uid!r}: {error}") from error
+        if sample.uid != address.uid:
+            raise DataError(
+                f"{name} is corrupt: {sample.uid!r} where the index says {address.uid!r}"
+            )
+        return sample
 
     def _pread(self, shard: int, offset: int, size: int) -> bytes:
         file = self._file(shard)

@@ -32,8 +32,9 @@ class Validator:
         config: RunConfig,
         image_size: int,
         world: World,
+        answers: tuple[str, ...] = (),
     ) -> None:
-        """Chooses the samples.
+        """Chooses the samples; answers are the only ones that questions may get.
 
         Raises:
             DataError: a wanted task has no samples.
@@ -45,6 +46,7 @@ class Validator:
         self._image_size = image_size
         self._world = world
         self._collate = collate
+        self._only_answers = answers
         self._chosen = [
             choose_samples(
                 reader.tasks,
@@ -103,6 +105,7 @@ class Validator:
             image_size=self._image_size,
             beam_size=self._config.training.beam_size,
             max_source_length=self._config.data.max_source_length,
+            answers=self._only_answers,
         )
         size = self._config.evaluation.batch_size
         for reader, chosen in zip(self._readers, self._chosen, strict=True):

@@ -34,6 +34,12 @@ def test_a_name_and_data_are_enough_and_read_back_equal(tmp_path: Path) -> None:
         (("tuning.bitfit.biases", "some"), ["tuning.bitfit.biases", "one of published, all"]),
         (("optimizer.lr", "0"), ["optimizer.lr", "above 0"]),
         (("evaluation.beam_size", "0"), ["evaluation.beam_size", "at least 1"]),
+        (("training.constrain_loss", "[vqa]"), ["names vqa", "data.vqa.answers = closed"]),
+        (("training.constrain_loss", "[caption]"), ["training.constrain_loss", "grounding"]),
+        (("data.vqa.file", "a.txt"), ["data.vqa", "needs answers = closed"]),
+        (("data.vqa.most", "0"), ["data.vqa", "at least 1"]),
+        (("data.augmentation.vqa.mirror", "0.5"), ["data.augmentation", "must be 0"]),
+        (("data.augmentation.vqa.zoom", "[0.5]"), ["data.augmentation.vqa.zoom"]),
         (("lr", "1"), ["did you mean optimizer.lr?"]),
     ],
 )

@@ -29,6 +29,7 @@ def record() -> PromptRecord:
         image_size=64,
         depth={"encoder": 1, "decoder": 1},
         trainable_parameters=24,
+        answers=("red", "two"),
         data=(DataUse(role="train", name="world", digest="sha256:cc", samples=1200),),
         config={"seed": 3, "data": {"train": ["a"]}},
         metrics={"vqa/accuracy": 0.75},
@@ -53,6 +54,12 @@ def test_round_trip() -> None:
     assert again.headline == ("vqa/accuracy", 0.75)
 
 
+def test_a_record_without_answers_has_open_ones() -> None:
+    values: dict[str, Any] = json.loads(record().to_json())
+    del values["answers"]
+    assert PromptRecord.from_json(json.dumps(values), "prompt.json").meta.answers == ()
+
+
 def test_metric_that_is_not_a_number_is_not_written() -> None:
     broken = record()
     broken.meta.metrics["vqa/accuracy"] = float("nan")
@@ -63,6 +70,7 @@ def test_metric_that_is_not_a_number_is_not_written() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (changed("answers", ["red", 2]), r"answers\[1\] is no text"),
         ("{", "not valid JSON"),
         ("[]", "no prompt record"),
         (changed("format", "prefixworks.prompt/2"), "newer format prefixworks.prompt/2.*update"),

@@ -15,8 +15,6 @@ from model.ofa.config import OFAConfig
 from model.tokenizer import OFATokenizer
 from model.trie import Trie
 from pipeline.errors import ConfigError
-from pipeline.tasks.base import constraint_of
-from pipeline.tasks.registry import get_task
 from pipeline.training.data import Batch, Collator, ShardReader
 from pipeline.training.objective import Objective
 from tests.support.small_world import prepared_world
@@ -34,13 +32,16 @@ class Setting:
     tokenizer: OFATokenizer
     config: OFAConfig
 
-    def batch(self, tasks: tuple[str, ...], constrained: tuple[str, ...]) -> Batch:
+    def batch(
+        self,
+        tasks: tuple[str, ...],
+        constrained: tuple[str, ...],
+        answers: tuple[str, ...] = (),
+    ) -> Batch:
         """Two samples of each task, mixed."""
-        constraints = {
-            name: constraint_of(get_task(name), self.tokenizer, self.config, SIZE)
-            for name in constrained
-        }
-        collate = Collator(self.tokenizer, self.config, SIZE, constraints=constraints)
+        collate = Collator(
+            self.tokenizer, self.config, SIZE, answers=answers, constrained=constrained
+        )
         with ShardReader(self.data) as reader:
             rows = [
                 [row for row, task in enumerate(reader.tasks) if task == name][:2] for name in tasks
@@ -137,3 +138,24 @@ def test_dropped_tokens_and_both_passes_are_counted_as_without_constraints(
 def test_open_answers_cannot_be_constrained(setting: Setting) -> None:
     with pytest.raises(ConfigError, match="names 'caption', whose answers may hold any token"):
         setting.batch(("caption",), ("caption",))
+
+
+def test_closed_answers_constrain_the_questions_that_have_one_of_them(setting: Setting) -> None:
+    with ShardReader(setting.data) as reader:
+        first = reader.record(reader.tasks.index("vqa"))
+    known = first.answers[-1].text
+    batch = setting.batch(("vqa",), ("vqa",), answers=(known, "never said"))
+    ids = setting.tokenizer.encode(f" {known}")
+    assert batch.target_BT[0, : len(ids)].tolist() == ids
+    assert batch.confidence_B[0] == pytest.approx(first.answers[-1].confidence)
+    assert isinstance(batch.allowed, Tensor)
+    begins = [
+        setting.tokenizer.encode(f" {text}")[0] for text in dict.fromkeys((known, "never said"))
+    ]
+    at_first = batch.allowed[(batch.allowed[:, 0] == 0) & (batch.allowed[:, 1] == 0)]
+    assert set(at_first[:, 2].tolist()) == set(begins)
+    foreign = setting.batch(("vqa",), ("vqa",), answers=("never said",))
+    assert foreign.allowed is None
+    assert foreign.target_BT.equal(setting.batch(("vqa",), ()).target_BT)
+    logits = logits_of(batch, setting.config)
+    assert bool(torch.isfinite(Objective(label_smoothing=0.1).loss(logits, batch).loss_sum))
