@@ -70,6 +70,16 @@ class Task(Protocol):
         """
         ...
 
+    def shortened(self, ids: list[int], limit: int, config: OFAConfig) -> list[int]:
+        """What is taught of a target that is longer than a limit; empty where no part is right.
+
+        Args:
+            ids: What target_ids gave.
+            limit: Ids that are kept at most.
+            config: The base's.
+        """
+        ...
+
     def confidence(self, sample: Sample) -> float:
         """Weight of the sample in the loss, in (0, 1]."""
         ...
@@ -96,6 +106,11 @@ class Task(Protocol):
     ) -> dict[str, float]:
         """Metrics named `<task>/<metric>`, in [0, 1] except CIDEr, over predictions and samples."""
         ...
+
+
+def first_words(ids: list[int], limit: int, config: OFAConfig) -> list[int]:
+    """`Task.shortened` of the tasks that answer in words: the beginning."""
+    return ids[:limit]
 
 
 def spoken_answer(

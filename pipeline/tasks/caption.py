@@ -12,7 +12,7 @@ from model.ofa.config import OFAConfig
 from model.tokenizer import OFATokenizer
 from pipeline.errors import DataError
 from pipeline.evaluation.cider import corpus_cider
-from pipeline.tasks.base import Prediction, spoken_answer
+from pipeline.tasks.base import Prediction, first_words, spoken_answer
 
 _LONGEST_CAPTION = 60
 _REPEAT_FREE = 3
@@ -52,6 +52,7 @@ class Caption:
             no_repeat_ngram_size=_REPEAT_FREE,
         )
 
+    shortened = staticmethod(first_words)
     decode = staticmethod(spoken_answer)
 
     def score(

@@ -42,6 +42,16 @@ class Detection:
             ids += tokenizer.encode(f" {entry.label}")
         return ids
 
+    def shortened(self, ids: list[int], limit: int, config: OFAConfig) -> list[int]:
+        """The first objects that fit whole."""
+        first_bin = config.vocab.bin_first
+        begins = [
+            place
+            for place, token in enumerate(ids)
+            if token >= first_bin and (place == 0 or ids[place - 1] < first_bin)
+        ]
+        return ids[: max(place for place in begins if place <= limit)]
+
     def confidence(self, sample: Sample) -> float:
         """One: the objects are never in doubt."""
         return 1.0

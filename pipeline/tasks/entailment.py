@@ -10,7 +10,7 @@ from model.generation import GenerationOptions
 from model.ofa.config import OFAConfig
 from model.tokenizer import OFATokenizer
 from model.trie import Trie
-from pipeline.tasks.base import Prediction, spoken_answer
+from pipeline.tasks.base import Prediction, first_words, spoken_answer
 
 
 class Entailment:
@@ -46,6 +46,7 @@ class Entailment:
             trie=trie,
         )
 
+    shortened = staticmethod(first_words)
     decode = staticmethod(spoken_answer)
 
     def score(

@@ -33,6 +33,10 @@ class Grounding:
         """The bins of x0, y0, x1, y1."""
         return box_ids(sample.boxes[0].box, sample, tokenizer, config, image_size)
 
+    def shortened(self, ids: list[int], limit: int, config: OFAConfig) -> list[int]:
+        """Nothing: three corners are no box."""
+        return []
+
     def confidence(self, sample: Sample) -> float:
         """One: a box is never in doubt."""
         return 1.0

@@ -17,7 +17,7 @@ from model.tokenizer import OFATokenizer
 from model.trie import Trie
 from pipeline.errors import DataError
 from pipeline.evaluation.vqa import answer_accuracy
-from pipeline.tasks.base import Prediction, spoken_answer
+from pipeline.tasks.base import Prediction, first_words, spoken_answer
 
 _LONGEST_ANSWER = 16
 
@@ -67,6 +67,7 @@ class VQA:
             beam_size=beam_size, max_length=_LONGEST_ANSWER, normalize_scores=False
         )
 
+    shortened = staticmethod(first_words)
     decode = staticmethod(spoken_answer)
 
     def score(

@@ -58,9 +58,10 @@ class DataConfig:
     """Views of the training images by task; by default images are only resized, as in the published
     recipes."""
     max_source_length: int = 80
-    """Tokens of an instruction that are kept, bos and eos included."""
+    """Tokens of an instruction that are kept, bos and eos included; cut ones are counted."""
     max_target_length: int = 160
-    """Tokens of a target that are kept, eos included."""
+    """Tokens of a target that are kept, eos included; cut ones are counted. No box is ever cut, and
+    detection's objects are only left out whole."""
     streams: int = 64
     """Canonical streams that the order of samples is dealt to; a multiple of the number of ranks.
     It is part of the order: another number gives another run."""
@@ -71,6 +72,12 @@ class DataConfig:
     step; processes scale with the cores, take seconds to start and need room in /dev/shm."""
     loader_timeout_s: float = 300.0
     """Longest a step waits for its batch before the run breaks, as when a network folder hangs."""
+    prefetch_steps: int = 3
+    """Steps whose batches the workers make ahead, at least enough for each worker to have one; each
+    takes the memory of its batches."""
+    pin_memory: bool | None = None
+    """Whether the workers put batches into pinned memory, from which a GPU is fed while the CPU
+    goes on; null does so where the ranks compute on CUDA."""
     cache_dir: str | None = None
     """Folder on this machine for shards of data sets in object stores; null takes
     $PREFIXWORKS_CACHE/shards, else ~/.cache/prefixworks/shards."""
@@ -83,7 +90,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         _at_least(self, 1, "max_source_length", "max_target_length", "streams")
         _at_least(self, 0, "loader_workers")
-        _at_least(self, 1, "loader_timeout_s")
+        _at_least(self, 1, "loader_timeout_s", "prefetch_steps")
         if self.cache_gb <= 0:
             raise ValueError(f"cache_gb must be above 0, not {self.cache_gb}")
         if self.image_size is not None and self.image_size < 16:

@@ -134,6 +134,10 @@ class Batch:
     """float32, weight of a sample in the loss."""
     tokens: int
     """Labelled tokens."""
+    cut_sources: int = 0
+    """Samples whose instruction was longer than the limit."""
+    cut_targets: int = 0
+    """Samples whose target was longer than the limit."""
     allowed: Allowed | None = None
     """Tokens that the labels are chosen among in the loss; None for the whole vocabulary."""
 
@@ -147,6 +151,15 @@ class Batch:
             if isinstance(value, Tensor)
         }
         return Batch(**{**vars(self), **moved})
+
+    def pinned(self) -> Batch:
+        """The batch in memory that CUDA copies from while the CPU goes on."""
+        pinned = {
+            name: value.pin_memory()
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
+        return Batch(**{**vars(self), **pinned})
 
     def twice(self) -> Batch:
         """The batch and, behind it, the same samples again: two passes of dropout in one."""
@@ -209,13 +222,17 @@ class Collator:
             rngs: For each sample, what chooses among its right targets; None takes the first.
 
         Raises:
-            DataError: a sample has no target.
+            DataError: a sample has no target, or none that fits.
         """
         vocab = self._config.vocab
         samples = tuple(sample for sample, _ in records)
-        sources = [self._source(sample) for sample in samples]
-        targets = [
+        whole_sources = [self._tokenizer.encode(sample.instruction) for sample in samples]
+        sources = [ids[: self._max_source_length - 2] for ids in whole_sources]
+        whole_targets = [
             self._target(sample, rngs[at] if rngs else None) for at, sample in enumerate(samples)
+        ]
+        targets = [
+            self._shortened(sample, ids) for sample, ids in zip(samples, whole_targets, strict=True)
         ]
         return Batch(
             uids=tuple(sample.uid for sample in samples),
@@ -228,6 +245,8 @@ class Collator:
             target_BT=_pad([[*ids, vocab.eos] for ids in targets], vocab.pad),
             confidence_B=torch.tensor([self._task(s).confidence(s) for s in samples]),
             tokens=sum(len(ids) + 1 for ids in targets),
+            cut_sources=sum(a != b for a, b in zip(sources, whole_sources, strict=True)),
+            cut_targets=sum(a != b for a, b in zip(targets, whole_targets, strict=True)),
             allowed=allowed_tokens(
                 targets, [self._constraints.get(s.task) for s in samples], vocab.eos
             ),
@@ -236,14 +255,22 @@ class Collator:
     def _task(self, sample: Sample) -> Task:
         return get_task(sample.task, self._answers)
 
-    def _source(self, sample: Sample) -> list[int]:
-        return self._tokenizer.encode(sample.instruction)[: self._max_source_length - 2]
-
     def _target(self, sample: Sample, rng: random.Random | None) -> list[int]:
-        ids = self._task(sample).target_ids(
+        return self._task(sample).target_ids(
             sample, self._tokenizer, self._config, self._image_size, rng
         )
-        return ids[: self._max_target_length - 1]
+
+    def _shortened(self, sample: Sample, ids: list[int]) -> list[int]:
+        limit = self._max_target_length - 1
+        if len(ids) <= limit:
+            return ids
+        kept = self._task(sample).shortened(ids, limit, self._config)
+        if not kept:
+            raise DataError(
+                f"data.max_target_length = {limit + 1} tokens are too few for the {sample.task} of"
+                f" sample {sample.uid!r}: its shortest whole part is longer"
+            )
+        return kept
 
 
 def _pad(rows: Sequence[Sequence[int]], pad: int) -> Tensor:

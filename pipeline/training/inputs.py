@@ -12,7 +12,14 @@ from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
 from pipeline.training.closed_answers import close_answers
 from pipeline.training.data import Collator
-from pipeline.training.loader import BatchMaker, Loader, build_order, check_cache, open_data_sets
+from pipeline.training.loader import (
+    BatchMaker,
+    Loader,
+    build_order,
+    check_cache,
+    open_data_sets,
+    pins_memory,
+)
 from pipeline.training.validation import Validator
 from pipeline.training.world import World, ranks_here
 
@@ -69,6 +76,8 @@ def open_inputs(
         workers=data.loader_workers,
         kind=data.loader,
         timeout_s=data.loader_timeout_s,
+        steps_ahead=data.prefetch_steps,
+        pin=pins_memory(data.pin_memory, world.device),
     )
     validator = None
     if data.validation:

@@ -15,17 +15,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import torch
+
 from data_prep.stores import is_remote
 from pipeline.errors import ConfigError, DataError
 from pipeline.training.assembly import Assembler, PlacedSample
 from pipeline.training.augmentation import AugmentationConfig
 from pipeline.training.config import DataConfig
+from pipeline.training.cut_texts import CutTexts
 from pipeline.training.data import Batch, Collator, ShardReader
 from pipeline.training.order import Component, SampleOrder, SampleRef
 from pipeline.training.shard_cache import GB, FileCache, default_cache_dir
 from pipeline.training.workers import Kind, PendingBatch, Workers
-
-_STEPS_AHEAD = 3
 
 
 def open_data_sets(locations: Sequence[str], config: DataConfig) -> list[ShardReader]:
@@ -63,6 +64,17 @@ def check_cache(readers: Sequence[ShardReader], config: DataConfig, nodes: int) 
             f"data.cache_gb = {config.cache_gb:g}: {streams} streams read from as many shards at"
             f" once, which need {needed / GB:.3g}; give more, or prepare smaller shards"
         )
+
+
+def pins_memory(wanted: bool | None, device: torch.device) -> bool:
+    """Whether batches go into pinned memory, from which only CUDA copies.
+
+    Raises:
+        ConfigError: it is asked for, and the ranks compute elsewhere.
+    """
+    if wanted and device.type != "cuda":
+        raise ConfigError(f"data.pin_memory = True: the ranks compute on {device.type}, not CUDA")
+    return device.type == "cuda" if wanted is None else wanted
 
 
 def build_order(readers: Sequence[ShardReader], config: DataConfig, seed: int) -> SampleOrder:
@@ -146,6 +158,8 @@ class Loader:
         workers: int,
         kind: Kind = "threads",
         timeout_s: float = 300.0,
+        steps_ahead: int = 3,
+        pin: bool = False,
     ) -> None:
         """Prepares to load.
 
@@ -159,15 +173,21 @@ class Loader:
             workers: Background workers; 0 makes batches when they are asked for.
             kind: What the workers are.
             timeout_s: Longest that a worker's batch is waited for.
+            steps_ahead: Steps whose batches the workers make before they are asked for.
+            pin: Whether workers' batches go into pinned memory.
         """
         self._order = order
         self._make = make
         self._rank, self._ranks = rank, ranks
         self._batch_size = batch_size
         self._accumulation = accumulation
-        self._workers = Workers(make.assemble, kind, workers, timeout_s) if workers else None
+        self._workers: Workers | None = None
+        if workers:
+            self._workers = Workers(make.assemble, kind, workers, timeout_s, pin=pin)
         # Enough for every worker to have a batch while one is waited for.
-        self._steps_ahead = max(_STEPS_AHEAD, 1 + -(-workers // accumulation))
+        self._steps_ahead = max(steps_ahead, 1 + -(-workers // accumulation))
+        self.cut_texts = CutTexts()
+        """What the steps so far have learnt from."""
         self.waited_s = 0.0
         """Seconds that steps have waited for their batches so far."""
 
@@ -214,6 +234,8 @@ class Loader:
         started = time.perf_counter()
         batches = [wait() for wait in waits]
         self.waited_s += time.perf_counter() - started
+        for batch in batches:
+            self.cut_texts.add(batch)
         return batches
 
     def _refs(self, step: int) -> list[list[SampleRef]]:

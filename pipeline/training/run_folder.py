@@ -25,6 +25,8 @@ _FREE = (
     "engine.threads_per_process",
     "data.cache_",
     "data.loader",
+    "data.prefetch_steps",
+    "data.pin_memory",
     "training.log_every_steps",
     "training.save_every_steps",
     "training.keep_last",

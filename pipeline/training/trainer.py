@@ -24,6 +24,7 @@ from pipeline.training.checkpoint import (
     read_state,
     write_best,
 )
+from pipeline.training.cut_texts import CutReport
 from pipeline.training.data import Batch
 from pipeline.training.engine import Engine, join_world, leave_world
 from pipeline.training.hooks import Hook, MetricsFile
@@ -111,6 +112,7 @@ class _Run:
         self.hooks = list(hooks)
         self.selection = Selection(config.training)
         self.window = Window(world)
+        self.cut_texts = CutReport(inputs.loader.cut_texts, config.data, world)
         self.last_norm: float | None = None
 
     def train(self, resume: bool) -> TrainingResult:
@@ -213,6 +215,8 @@ class _Run:
         metrics["train/epoch"] = step * self.loader.global_batch / self.epoch_length
         if self.last_norm is not None:
             metrics["train/grad_norm"] = self.last_norm
+        last = step == self.state.total_steps
+        metrics |= self.cut_texts.report(self.bar.say, last=last)
         for hook in self.hooks:
             hook.on_log(step, metrics)
         samples_left = (self.state.total_steps - step) * self.loader.global_batch

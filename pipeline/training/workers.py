@@ -37,7 +37,9 @@ class PendingBatch(NamedTuple):
 class Workers:
     """Some workers of a rank; to be closed."""
 
-    def __init__(self, assemble: Assembler, kind: Kind, count: int, timeout_s: float) -> None:
+    def __init__(
+        self, assemble: Assembler, kind: Kind, count: int, timeout_s: float, *, pin: bool = False
+    ) -> None:
         """Starts the workers.
 
         Args:
@@ -45,9 +47,12 @@ class Workers:
             kind: What the workers are.
             count: How many, at least 1.
             timeout_s: Longest that a batch is waited for.
+            pin: Whether batches go into pinned memory. Threads do that themselves; what comes from
+                another process is pinned when it is here.
         """
         self._assemble = assemble
         self._timeout_s = timeout_s
+        self._pin = pin
         self._executor: Executor
         if kind == "threads":
             self._executor = ThreadPoolExecutor(count, "loader")
@@ -73,7 +78,7 @@ class Workers:
         """
         try:
             if isinstance(self._executor, ThreadPoolExecutor):
-                future = self._executor.submit(self._assemble, samples)
+                future = self._executor.submit(self._make_here, samples)
             else:
                 future = self._executor.submit(_make, samples)
         except BrokenExecutor as error:
@@ -88,7 +93,7 @@ class Workers:
             TrainingError: a worker is dead or hangs.
         """
         try:
-            return pending.future.result(self._timeout_s)
+            batch = pending.future.result(self._timeout_s)
         except FutureTimeoutError as error:
             if pending.future.done():  # the work itself ran into a timeout
                 raise
@@ -99,6 +104,13 @@ class Workers:
             ) from error
         except BrokenExecutor as error:
             raise self._dead(pending.samples) from error
+        if self._pin and isinstance(self._executor, ProcessPoolExecutor):
+            batch = batch.pinned()
+        return batch
+
+    def _make_here(self, samples: Sequence[PlacedSample]) -> Batch:
+        batch = self._assemble(samples)
+        return batch.pinned() if self._pin else batch
 
     def close(self) -> None:
         """Ends the workers; what they still do is lost."""

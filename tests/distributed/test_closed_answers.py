@@ -45,7 +45,12 @@ SECTIONS: dict[str, Any] = {
 
 
 def recipe_for(path: Path, base: Path, data: Path, **vqa: object) -> Path:
-    reading = {"validation": [str(data)], "vqa": {"answers": "closed", **vqa}}
+    reading = {
+        "validation": [str(data)],
+        "vqa": {"answers": "closed", **vqa},
+        # Shorter than some instructions, to see that cut ones are counted.
+        "max_source_length": 12,
+    }
     return write_recipe(path, base, data, data=reading, **SECTIONS)
 
 
@@ -175,4 +180,11 @@ def test_one_rank_learns_what_two_ranks_learn(recipe: Path, base: Path, data: Pa
     status, said = run(alone, *sizes, "--training.best_metric=null")
     assert status == 0, said
     assert answers_of_run(run_dir_of(alone)) == answers_of_run(run_dir_of(recipe))
+    cuts = [
+        [r["data/cut_instructions"] for r in records_of(path) if "train/lr" in r]
+        for path in (alone, recipe)
+    ]
+    assert cuts[0] == cuts[1]
+    assert 0 < cuts[0][-1] < 12
+    assert said.count(f"of 12 samples so far were cut: {cuts[0][-1]:.0f} instructions") == 1
     assert losses_of(alone) == pytest.approx(losses_of(recipe), rel=1e-4)
