@@ -32,8 +32,8 @@ from torch.utils.data import DataLoader, Dataset
 from model.checkpoint import TOKENIZER_FILE, load_config, resolve_base
 from model.images import to_pixels
 from model.tokenizer import OFATokenizer
-from pipeline.training.config import DataConfig
 from pipeline.training.data import Collator
+from pipeline.training.data_config import DataConfig
 from pipeline.training.loader import BatchMaker, Loader, build_order, open_data_sets
 from pipeline.training.workers import Kind
 

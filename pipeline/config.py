@@ -14,13 +14,8 @@ from pipeline.config_reader import load, parse, save, to_yaml
 from pipeline.errors import ConfigError
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.tracking.config import DEFAULT_OUTPUT_DIR, TrackingConfig
-from pipeline.training.config import (
-    DataConfig,
-    EngineConfig,
-    OptimizerConfig,
-    ScheduleConfig,
-    TrainingConfig,
-)
+from pipeline.training.config import EngineConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
+from pipeline.training.data_config import DataConfig
 
 __all__ = ["BaseConfig", "RunConfig", "load", "parse", "save", "to_yaml"]
 

@@ -14,8 +14,8 @@ from pipeline.config import RunConfig
 from pipeline.errors import CheckpointError, ConfigError, DataError
 from pipeline.tasks.answers import ANSWERS_FILE, favourites, most_frequent, read_answers
 from pipeline.training.checkpoint import write_json_whole, writing
-from pipeline.training.config import DataConfig
 from pipeline.training.data import ShardReader
+from pipeline.training.data_config import DataConfig
 from pipeline.training.run_folder import run_folder
 from pipeline.training.world import World
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline.training.config import DataConfig
 from pipeline.training.data import Batch
+from pipeline.training.data_config import DataConfig
 from pipeline.training.world import World
 
 

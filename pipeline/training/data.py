@@ -25,7 +25,7 @@ from model.tokenizer import OFATokenizer
 from pipeline.errors import DataError
 from pipeline.tasks.base import Task, constraint_of
 from pipeline.tasks.registry import get_task
-from pipeline.training.config import DEFAULT_CACHE_GB
+from pipeline.training.data_config import DEFAULT_CACHE_GB
 from pipeline.training.index import SampleIndex
 from pipeline.training.shard_cache import GB, CachedShards, FileCache, default_cache_dir
 from pipeline.training.shard_files import FolderShards, ShardFiles, ShardSource

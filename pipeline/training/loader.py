@@ -21,9 +21,9 @@ from data_prep.stores import is_remote
 from pipeline.errors import ConfigError, DataError
 from pipeline.training.assembly import Assembler, PlacedSample
 from pipeline.training.augmentation import AugmentationConfig
-from pipeline.training.config import DataConfig
 from pipeline.training.cut_texts import CutTexts
 from pipeline.training.data import Batch, Collator, ShardReader
+from pipeline.training.data_config import DataConfig
 from pipeline.training.order import Component, SampleOrder, SampleRef
 from pipeline.training.shard_cache import GB, FileCache, default_cache_dir
 from pipeline.training.workers import Kind, PendingBatch, Workers

@@ -18,8 +18,8 @@ from pipeline.registry.artifact import read_record
 from pipeline.registry.export import export_run
 from pipeline.registry.predictor import Predictor
 from pipeline.training.closed_answers import answers_of_run, close_answers
-from pipeline.training.config import AnswerListConfig, DataConfig
 from pipeline.training.data import ShardReader
+from pipeline.training.data_config import AnswerListConfig, DataConfig
 from pipeline.training.world import World
 from tests.support.training_run import (
     losses_of,

@@ -20,7 +20,7 @@ from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.evaluator import evaluate
 from pipeline.evaluation.subject import load_subject
 from pipeline.tasks.registry import get_task, task_names
-from pipeline.training.config import DataConfig
+from pipeline.training.data_config import DataConfig
 from tests.support.small_prompt import small_base, small_prompt, tuned
 from tests.support.small_world import prepared_world
 

@@ -24,7 +24,7 @@ from pipeline.registry.export import export_run, register_source
 from pipeline.tracking.config import TrackingConfig, resolve_store
 from pipeline.tracking.delivery import find_experiment, open_client
 from pipeline.tracking.identity import new_identity
-from pipeline.training.config import DataConfig
+from pipeline.training.data_config import DataConfig
 from tests.support.mlflow_store import make_store
 from tests.support.prepared import manifest_folder
 from tests.support.small_prompt import small_base

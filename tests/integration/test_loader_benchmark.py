@@ -20,8 +20,8 @@ from benchmarks.loader_arms import ARMS as KNOWN
 from benchmarks.written_shards import write_shards
 from model.checkpoint import TOKENIZER_FILE, load_config, resolve_base
 from model.tokenizer import OFATokenizer
-from pipeline.training.config import DataConfig
 from pipeline.training.data import Collator, ShardReader
+from pipeline.training.data_config import DataConfig
 from pipeline.training.loader import BatchMaker, Loader, build_order
 
 ROOT = Path(__file__).parents[2]

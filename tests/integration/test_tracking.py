@@ -23,7 +23,7 @@ from pipeline.tracking.config import TrackingConfig
 from pipeline.tracking.identity import read_identity
 from pipeline.tracking.journal import Journal
 from pipeline.tracking.mlflow import MlflowHook, record_evaluation, sync_run
-from pipeline.training.config import DataConfig
+from pipeline.training.data_config import DataConfig
 from pipeline.training.summary import TrainingResult
 from tests.support.mlflow_store import make_store
 from tests.support.prepared import manifest_folder

@@ -17,8 +17,8 @@ from data_prep.stores import close_stores
 from model.checkpoint import TOKENIZER_FILE, load_config
 from model.tokenizer import OFATokenizer
 from pipeline.errors import ConfigError, DataError
-from pipeline.training.config import DataConfig
 from pipeline.training.data import Collator, ShardReader
+from pipeline.training.data_config import DataConfig
 from pipeline.training.loader import (
     BatchMaker,
     Loader,

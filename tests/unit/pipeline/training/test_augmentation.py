@@ -16,8 +16,8 @@ from data_prep.schema import Box, ImageFacts, Sample
 from model.checkpoint import TOKENIZER_FILE, load_config
 from model.tokenizer import OFATokenizer
 from pipeline.training.augmentation import AugmentationConfig, ViewConfig, augmented
-from pipeline.training.config import DataConfig
 from pipeline.training.data import Batch, Collator, ShardReader
+from pipeline.training.data_config import DataConfig
 from pipeline.training.loader import BatchMaker, Loader, build_order
 from tests.support.small_world import prepared_world
 from tests.support.training_run import small_base

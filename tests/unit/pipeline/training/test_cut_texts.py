@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from pipeline.training.config import DataConfig
 from pipeline.training.cut_texts import CutReport, CutTexts
+from pipeline.training.data_config import DataConfig
 from pipeline.training.world import World
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))

@@ -14,8 +14,8 @@ from model.checkpoint import TOKENIZER_FILE, load_config
 from model.tokenizer import OFATokenizer
 from pipeline.errors import ConfigError, DataError
 from pipeline.training.assembly import PlacedSample
-from pipeline.training.config import DataConfig
 from pipeline.training.data import Batch, Collator, ShardReader
+from pipeline.training.data_config import DataConfig
 from pipeline.training.loader import BatchMaker, Loader, build_order, pins_memory
 from pipeline.training.order import SampleRef
 from pipeline.training.workers import Kind

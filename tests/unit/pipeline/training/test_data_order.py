@@ -13,8 +13,8 @@ from data_prep.config import DatasetConfig, PrepareConfig
 from data_prep.synthetic import write_world
 from model.checkpoint import TOKENIZER_FILE, load_config
 from model.tokenizer import OFATokenizer
-from pipeline.training.config import DataConfig
 from pipeline.training.data import Batch, Collator, ShardReader
+from pipeline.training.data_config import DataConfig
 from pipeline.training.loader import BatchMaker, Loader, build_order
 from pipeline.training.shard_files import FolderShards
 from pipeline.training.workers import Kind

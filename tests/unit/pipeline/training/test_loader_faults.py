@@ -18,8 +18,8 @@ import pytest
 from model.checkpoint import TOKENIZER_FILE, load_config
 from model.tokenizer import OFATokenizer
 from pipeline.errors import DataError, TrainingError
-from pipeline.training.config import DataConfig
 from pipeline.training.data import Collator, ShardReader
+from pipeline.training.data_config import DataConfig
 from pipeline.training.loader import BatchMaker, Loader, build_order
 from pipeline.training.workers import Kind
 from tests.support.small_world import prepared_world
