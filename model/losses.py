@@ -95,7 +95,10 @@ def label_smoothed_loss(
         allowed_NK = constraint_mask_BTV.flatten(0, 1).index_select(0, place_N)
         logits_NK = logits_NK.masked_fill(~allowed_NK, float("-inf"))
     elif allowed_P3 is not None:
-        allowed_NK = _listed(allowed_P3, place_N, target_BT.shape[1], logits_NK)
+        flat_P = allowed_P3[:, 0] * target_BT.shape[1] + allowed_P3[:, 1]
+        # place_N rises, so a flat place is found by search.
+        label_P = torch.searchsorted(place_N, flat_P)
+        logits_NK, target_N, allowed_NK = _listed(logits_NK, target_N, label_P, allowed_P3[:, 2])
         logits_NK = logits_NK.masked_fill(~allowed_NK, float("-inf"))
     log_probs_NK = F.log_softmax(logits_NK, dim=-1, dtype=torch.float32)
     weight_N = None
@@ -112,15 +115,23 @@ def label_smoothed_loss(
     )
 
 
-def _listed(allowed_P3: Tensor, place_N: Tensor, length: int, like_NK: Tensor) -> Tensor:
-    """Return the mask [N, K] of listed tokens; all are allowed to a label without any."""
-    row_P, place_P, id_P = allowed_P3.unbind(1)
-    # place_N rises, so a flat place is found by search.
-    label_P = torch.searchsorted(place_N, row_P * length + place_P)
-    allowed_NK = torch.ones_like(like_NK, dtype=torch.bool)
-    allowed_NK[label_P] = False
+def _listed(
+    logits_NV: Tensor, target_N: Tensor, label_P: Tensor, id_P: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return logits [N, K], labels as columns of them and the mask [N, K] of listed tokens.
+
+    A label without any listed token may be all; where there is none such, only the columns that are
+    listed at all are kept, which are few.
+    """
+    free_N = torch.ones_like(target_N, dtype=torch.bool)
+    free_N[label_P] = False
+    if not bool(free_N.any()):
+        column_K, id_P = id_P.unique(return_inverse=True)
+        logits_NV = logits_NV.index_select(1, column_K)
+        target_N = torch.searchsorted(column_K, target_N)
+    allowed_NK = free_N[:, None].repeat(1, logits_NV.shape[1])
     allowed_NK[label_P, id_P] = True
-    return allowed_NK
+    return logits_NV, target_N, allowed_NK
 
 
 def restrict(

@@ -91,6 +91,12 @@ class RunConfig:
                 "training.constrain_loss names vqa: needs data.vqa.answers = closed, since open"
                 " answers may hold any token"
             )
+        closed = self.data.vqa.answers == "closed" or self.evaluation.vqa_answers is not None
+        if self.evaluation.vqa in ("trie", "candidates") and not closed:
+            raise ConfigError(
+                f"evaluation.vqa = {self.evaluation.vqa}: needs a list of answers, from"
+                " data.vqa.answers = closed or evaluation.vqa_answers"
+            )
         if self.data.streams % self.engine.processes:
             raise ConfigError(
                 f"engine.processes = {self.engine.processes}: must divide data.streams ="

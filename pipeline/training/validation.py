@@ -11,7 +11,7 @@ from model.tuning import TunedModel
 from pipeline.config import RunConfig
 from pipeline.evaluation.answering import Answerer
 from pipeline.evaluation.config import EvaluationConfig
-from pipeline.evaluation.evaluator import choose_samples, score_rows
+from pipeline.evaluation.evaluator import choose_samples, only_answers, score_rows
 from pipeline.evaluation.report import PredictionRow
 from pipeline.training.data import Collator, ShardReader
 from pipeline.training.objective import Objective
@@ -38,7 +38,7 @@ class Validator:
 
         Raises:
             DataError: a wanted task has no samples.
-            ConfigError: a wanted task is unknown.
+            ConfigError: a wanted task is unknown, or closed answers are wanted and there are none.
         """
         self._readers = readers
         self._tokenizer = tokenizer
@@ -46,7 +46,7 @@ class Validator:
         self._image_size = image_size
         self._world = world
         self._collate = collate
-        self._only_answers = answers
+        self._only_answers = only_answers(config.evaluation, answers)
         self._chosen = [
             choose_samples(
                 reader.tasks,
@@ -106,6 +106,7 @@ class Validator:
             beam_size=self._config.training.beam_size,
             max_source_length=self._config.data.max_source_length,
             answers=self._only_answers,
+            score_all=self._config.evaluation.vqa == "candidates",
         )
         size = self._config.evaluation.batch_size
         for reader, chosen in zip(self._readers, self._chosen, strict=True):

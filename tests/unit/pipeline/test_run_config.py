@@ -36,6 +36,8 @@ def test_a_name_and_data_are_enough_and_read_back_equal(tmp_path: Path) -> None:
         (("evaluation.beam_size", "0"), ["evaluation.beam_size", "at least 1"]),
         (("training.constrain_loss", "[vqa]"), ["names vqa", "data.vqa.answers = closed"]),
         (("training.constrain_loss", "[caption]"), ["training.constrain_loss", "grounding"]),
+        (("evaluation.vqa", "trie"), ["evaluation.vqa = trie", "data.vqa.answers = closed"]),
+        (("evaluation.vqa", "beam"), ["evaluation.vqa = 'beam'", "candidates"]),
         (("data.vqa.file", "a.txt"), ["data.vqa", "needs answers = closed"]),
         (("data.vqa.most", "0"), ["data.vqa", "at least 1"]),
         (("data.augmentation.vqa.mirror", "0.5"), ["data.augmentation", "must be 0"]),
