@@ -11,6 +11,7 @@ import yaml
 from pipeline.config import RunConfig
 from pipeline.config_reader import load
 from pipeline.config_tree import plain
+from pipeline.training.augmentation import AugmentationConfig
 
 RECIPES = Path(__file__).parents[3] / "jobs" / "recipes"
 PROMPT = RECIPES / "train_ofa_large_refcoco.yaml"
@@ -52,6 +53,20 @@ def test_the_regularised_recipe_adds_to_the_prompts() -> None:
     assert {name for name in after if before[name] != after[name]} == set(said)
     for run in (plain_run, regularised):
         assert run.training.batch_size_per_rank * run.training.gradient_accumulation == 128
+
+
+@pytest.mark.parametrize(("name", "constrained"), [("vqav2", "vqa"), ("snli_ve", "entailment")])
+def test_another_task_changes_what_it_names(name: str, constrained: str) -> None:
+    recipe = RECIPES / f"train_ofa_large_{name}.yaml"
+    before, after = (
+        settings(plain(load(RunConfig, files))) for files in ([PROMPT], [PROMPT, recipe])
+    )
+    said = settings(yaml.safe_load(recipe.read_text()))
+    assert {path for path in after if before[path] != after[path]} <= set(said)
+    assert all(after[path] == value for path, value in said.items())
+    assert after["training.constrain_loss"] == after["data.tasks"] == [constrained]
+    # The published recipes resize, and nothing else.
+    assert load(RunConfig, [PROMPT, recipe]).data.augmentation == AugmentationConfig()
 
 
 @pytest.mark.parametrize(
