@@ -122,6 +122,8 @@ class Batch:
     """int64, the target and eos; pad where there is no label."""
     confidence_B: Tensor
     """float32, weight of a sample in the loss."""
+    prompt_index_B: Tensor
+    """int64, which of the run's prompts a sample has; 0 where the run has one for all."""
     tokens: int
     """Labelled tokens."""
 
@@ -156,6 +158,7 @@ class Collator:
         *,
         max_source_length: int = 80,
         max_target_length: int = 160,
+        prompt_names: Sequence[str] = (),
     ) -> None:
         """Prepares to make batches.
 
@@ -165,7 +168,10 @@ class Collator:
             image_size: Side in pixels of the square that images are resized to.
             max_source_length: Tokens of an instruction that are kept, bos and eos included.
             max_target_length: Tokens of a target that are kept, eos included.
+            prompt_names: Tasks with a prompt of their own, in the order of the model's prompts;
+                empty where all samples have the same.
         """
+        self._prompt_of = {name: index for index, name in enumerate(prompt_names)}
         self._tokenizer = tokenizer
         self._config = config
         self._image_size = image_size
@@ -202,8 +208,12 @@ class Collator:
             decoder_ids_BT=_pad([[vocab.bos, *ids] for ids in targets], vocab.pad),
             target_BT=_pad([[*ids, vocab.eos] for ids in targets], vocab.pad),
             confidence_B=torch.tensor([get_task(s.task).confidence(s) for s in samples]),
+            prompt_index_B=torch.tensor([self._prompt(sample) for sample in samples]),
             tokens=sum(len(ids) + 1 for ids in targets),
         )
+
+    def _prompt(self, sample: Sample) -> int:
+        return self._prompt_of[sample.task] if self._prompt_of else 0
 
     def _source(self, sample: Sample) -> list[int]:
         return self._tokenizer.encode(sample.instruction)[: self._max_source_length - 2]
