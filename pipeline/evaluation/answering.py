@@ -15,6 +15,7 @@ from model.ofa.model import OFA
 from model.ofa.prompts import Prompts
 from model.tokenizer import OFATokenizer
 from model.tuning import TunedModel
+from pipeline.errors import ConfigError
 from pipeline.tasks.base import Prediction
 from pipeline.tasks.registry import get_task
 
@@ -48,8 +49,10 @@ class Answerer:
         """
         self._base: OFA
         self._prompts: Prompts | None = None
+        self._prompt_names: tuple[str, ...] = ()
         if isinstance(model, TunedModel):
             self._base = model.base
+            self._prompt_names = model.prompt_names
             with torch.no_grad():
                 self._prompts = model.prompts()
         else:
@@ -69,6 +72,9 @@ class Answerer:
             task_name: Their task.
             samples: The samples; only their instruction is looked at.
             images: The stored image of each; boxes come back in its pixels.
+
+        Raises:
+            ConfigError: the model has several prompts, and none for this task.
         """
         task = get_task(task_name)
         config = self._base.config
@@ -81,13 +87,22 @@ class Answerer:
             ).to(device),
             pixels_BCHW.to(device, next(self._base.parameters()).dtype),
             torch.ones(len(samples), dtype=torch.bool, device=device),
-            prompts=self._prompts,
+            prompts=self._prompts_of(task_name),
             options=self._search(task_name),
         )
         return [
             task.decode(best[0], image.size, self._tokenizer, config, self._image_size)
             for best, image in zip(found, images, strict=True)
         ]
+
+    def _prompts_of(self, task_name: str) -> Prompts | None:
+        if not self._prompt_names or self._prompts is None:
+            return self._prompts
+        if task_name not in self._prompt_names:
+            known = ", ".join(self._prompt_names)
+            raise ConfigError(f"there is no prompt for task {task_name!r}, only for {known}")
+        place = torch.tensor([self._prompt_names.index(task_name)])
+        return self._prompts.select(place.to(next(self._base.parameters()).device))
 
     def _search(self, task_name: str) -> GenerationOptions:
         if task_name not in self._options:
