@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from data_prep.manifest import Manifest, read_manifest
 from pipeline.config_reader import parse
 from pipeline.errors import ConfigError
 from pipeline.evaluation.config import EvaluationConfig
+from pipeline.prompt_folders import owning_run, prompt_folder
 from pipeline.tracking.config import DEFAULT_OUTPUT_DIR
 
 REPORT_FILE = "report.json"
@@ -32,7 +33,8 @@ class EvaluateConfig(EvaluationConfig):
     """What is scored, on what, and where the report goes."""
 
     prompt: str | None = None
-    """Folder of a run (its best checkpoint) or of a prompt artifact; None scores the base alone."""
+    """Folder of a run (its best checkpoint), of one of its prompts or of a prompt artifact; None
+    scores the base alone. A run of several prompts answers each task with its own."""
     base: str | None = None
     """Name or folder of the base; None takes the prompt's own, or the packaged one."""
     image_size: int | None = None
@@ -78,6 +80,8 @@ def run(config: EvaluateConfig, *, progress: bool = True) -> dict[str, float]:
     subject = load_subject(config.prompt, config.base)
     dataset = _dataset(config.dataset or subject.dataset)
     manifest = read_manifest(dataset)
+    if config.tasks is None and subject.tasks is not None:
+        config = replace(config, tasks=[task for task in subject.tasks if task in manifest.tasks])
     image_size = config.image_size or subject.image_size
     report = evaluate(
         subject.model,
@@ -93,6 +97,12 @@ def run(config: EvaluateConfig, *, progress: bool = True) -> dict[str, float]:
     context = _context(config, manifest, subject.name, subject.base_fingerprint, image_size)
     write_report(folder / REPORT_FILE, report, context)
     pictures = _draw(report.predictions, dataset, folder, config.pictures)
+    if subject.run_dir is not None and subject.tasks is not None:
+        # Each prompt is registered by itself, with the scores and pictures of its own task.
+        for task in report.samples_per_task:
+            own, part = prompt_folder(subject.run_dir, task) / "evaluation", report.of_task(task)
+            write_report(own / REPORT_FILE, part, context)
+            _draw(part.predictions, dataset, own, config.pictures)
     Console().print(report.table(f"{subject.name} on {manifest.name}"))
     print(f"{report.samples} samples in {report.seconds:.1f} s; {folder / REPORT_FILE}")
     for picture in pictures:
@@ -101,7 +111,7 @@ def run(config: EvaluateConfig, *, progress: bool = True) -> dict[str, float]:
         from pipeline.tracking.mlflow import record_evaluation
 
         record_evaluation(
-            subject.run_dir,
+            owning_run(subject.run_dir),
             report.metrics,
             step=subject.step,
             dataset=dataset,

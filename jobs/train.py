@@ -196,9 +196,11 @@ def _plan(config: RunConfig) -> str:
         if config.data.tasks is None or task in config.data.tasks
     )
     steps = training.max_steps or max(1, round((training.epochs or 1.0) * samples / batch))
+    names = config.prompt_names()
+    each = f", a prompt each for {', '.join(names)}," if names else ""
     return (
-        f"would train {config.tuning.method} on {config.base.path}: about {steps} steps of {batch}"
-        f" samples out of {samples}, {ranks} ranks, ZeRO stage {config.engine.zero_stage}"
+        f"would train {config.tuning.method}{each} on {config.base.path}: about {steps} steps of"
+        f" {batch} samples out of {samples}, {ranks} ranks, ZeRO stage {config.engine.zero_stage}"
     )
 
 

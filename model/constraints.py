@@ -57,6 +57,16 @@ def allowed_twice(allowed: Allowed | None, rows: int) -> Allowed | None:
     return torch.cat([allowed, allowed + behind])
 
 
+def allowed_in_rows(allowed: Allowed | None, rows_N: Tensor) -> Allowed | None:
+    """What may be said in some rows of a batch, int64 [N] and rising, as a batch of their own."""
+    if not isinstance(allowed, Tensor):
+        return allowed
+    row_P = allowed[:, 0].contiguous()
+    place_P = torch.searchsorted(rows_N, row_P).clamp(max=len(rows_N) - 1)
+    kept = rows_N[place_P] == row_P
+    return torch.cat([place_P[:, None], allowed[:, 1:]], dim=1)[kept] if kept.any() else None
+
+
 def _allowed_in(labels: list[int], constraint: Constraint | None) -> list[Tensor]:
     """The ids [*] that may stand in the place of each label; empty where any may."""
     if isinstance(constraint, Trie):

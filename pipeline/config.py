@@ -7,8 +7,9 @@ sections below bring torch with them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from data_prep.instructions import TASKS
 from model.tuning.config import TuningConfig
 from pipeline.config_reader import load, parse, save, to_yaml
 from pipeline.errors import ConfigError
@@ -101,4 +102,56 @@ class RunConfig:
             raise ConfigError(
                 f"engine.processes = {self.engine.processes}: must divide data.streams ="
                 f" {self.data.streams}, so that every rank reads whole streams"
+            )
+        if self.tuning.prefix.per_task:
+            self._check_prompts()
+
+    def prompt_names(self) -> tuple[str, ...]:
+        """The prompts that rows choose from, each named as its task; empty without per_task.
+
+        They follow from the settings alone: a run is read again where its data are not.
+        """
+        if not self.tuning.prefix.per_task:
+            return ()
+        weights = self.data.task_weights
+        if weights is not None:
+            return tuple(task for task, weight in weights.items() if weight > 0)
+        return tuple(dict.fromkeys(self.data.tasks or ()))
+
+    def alone(self, prompt: str) -> RunConfig:
+        """The settings of one of several prompts, as a run of its task alone has them."""
+        answered = [prompt] if prompt in self.training.answered_tasks() else None
+        return replace(
+            self,
+            name=f"{self.name}-{prompt}",
+            tuning=self.tuning.alone(prompt),
+            data=replace(self.data, tasks=[prompt], task_weights=None),
+            training=replace(self.training, answer_tasks=answered),
+            evaluation=replace(self.evaluation, tasks=[prompt]),
+        )
+
+    def _check_prompts(self) -> None:
+        names = self.prompt_names()
+        if not names:
+            raise ConfigError(
+                "tuning.prefix.per_task = True: needs data.tasks or data.task_weights, which name"
+                " the tasks that get a prompt each"
+            )
+        asked = {
+            "data.task_weights" if self.data.task_weights else "data.tasks": (names, TASKS),
+            "tuning.prefix.task_lengths": (self.tuning.prefix.task_lengths or (), names),
+            "training.answer_tasks": (self.training.answer_tasks or (), names),
+        }
+        for path, (wanted, known) in asked.items():
+            stray = [task for task in wanted if task not in known]
+            if stray:
+                raise ConfigError(
+                    f"{path} names {stray[0]!r}: with tuning.prefix.per_task it must be one of"
+                    f" {', '.join(known)}"
+                )
+        if self.training.best_metric is not None:
+            raise ConfigError(
+                f"training.best_metric = {self.training.best_metric!r}: with tuning.prefix.per_task"
+                " each prompt is judged by its own task's metric where training.answer_tasks names"
+                " the task, and by its validation loss otherwise; leave it out"
             )

@@ -1,7 +1,7 @@
 """Tuning methods, one file each behind one protocol, and the module that joins one to a base.
 
-In reading order: config, method (the protocol), prefix, adapter, adapter_prefix, bitfit, finetune,
-tuned.
+In reading order: config, method (the protocol), prefix, prefix_bank (several at once), adapter,
+adapter_prefix, bitfit, finetune, tuned.
 """
 
 from model.tuning.config import AdapterConfig, BitfitConfig, PrefixConfig, TuningConfig

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 
@@ -22,16 +22,31 @@ class PrefixConfig:
     """Share of prompt values dropped in training; the published code uses 0.2."""
     init_std: float = 0.02
     """Standard deviation of the first prompts."""
+    per_task: bool = False
+    """Train one prompt for each task of the run, all at once on the same base. Each learns from its
+    own rows as if it were trained alone, and has a best checkpoint and an artifact of its own."""
+    task_lengths: dict[str, int] | None = None
+    """With per_task: prompt entries a layer of some tasks; the others have `length`."""
 
     def __post_init__(self) -> None:
         if self.length < 1:
             raise ValueError(f"tuning.prefix.length: {self.length} is not at least 1")
+        if self.task_lengths is not None and not self.per_task:
+            raise ValueError("tuning.prefix.task_lengths: needs tuning.prefix.per_task=true")
+        for task, length in (self.task_lengths or {}).items():
+            if length < 1:
+                raise ValueError(f"tuning.prefix.task_lengths.{task}: {length} is not at least 1")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"tuning.prefix.dropout: {self.dropout} is not in [0, 1)")
         if self.projection_dim is not None and self.projection_dim < 1:
             raise ValueError(f"tuning.prefix.projection_dim: {self.projection_dim} is below 1")
         if self.init_std < 0:
             raise ValueError(f"tuning.prefix.init_std: {self.init_std} is below 0")
+
+    def alone(self, task: str) -> PrefixConfig:
+        """Return the settings of one task's prompt, as a run of that task alone has them."""
+        length = (self.task_lengths or {}).get(task, self.length)
+        return replace(self, length=length, per_task=False, task_lengths=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,3 +93,11 @@ class TuningConfig:
     def __post_init__(self) -> None:
         if self.train_batch_norm and self.method != "finetune":
             raise ValueError("tuning.train_batch_norm: true needs tuning.method=finetune")
+        if self.prefix.per_task and self.method != "prefix":
+            raise ValueError(
+                f"tuning.prefix.per_task: true needs tuning.method=prefix, not {self.method}"
+            )
+
+    def alone(self, task: str) -> TuningConfig:
+        """Return the settings of one task's prompt, as a run of that task alone has them."""
+        return replace(self, prefix=self.prefix.alone(task))

@@ -32,8 +32,17 @@ class TuningMethod(nn.Module):
         base.freeze()
 
     def prompts(self) -> Prompts | None:
-        """Return what the method hands to the base in each pass."""
+        """Return what the method hands to the base in each pass; of several prompts, a row each."""
         return None
+
+    def prompts_of_rows(self, prompt_index_B: Tensor | None) -> Prompts | None:
+        """Return what a pass over a batch gets.
+
+        Args:
+            prompt_index_B: int64, which prompt each row has; a method with one for all rows does
+                not look at it.
+        """
+        return self.prompts()
 
     def trained(self, base: OFA) -> dict[str, Tensor]:
         """Return the live parameters and buffers that training changes, by name."""

@@ -5,6 +5,7 @@ Dimensions: B batch, S source tokens, T target tokens, V vocabulary, C, H, W ima
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Self
 
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from model.tuning.config import TuningConfig
 from model.tuning.finetune import FineTuning
 from model.tuning.method import TuningMethod, copied, fill
 from model.tuning.prefix import PrefixTuning
+from model.tuning.prefix_bank import PrefixBank
 
 _METHODS: dict[str, type[TuningMethod]] = {
     "prefix": PrefixTuning,
@@ -37,12 +39,28 @@ class ParameterCounts(NamedTuple):
 class TunedModel(nn.Module):
     """A base and what is tuned; which method it is, only the method itself knows."""
 
-    def __init__(self, base: OFA, config: TuningConfig) -> None:
+    def __init__(self, base: OFA, config: TuningConfig, method: TuningMethod) -> None:
+        """Joins them.
+
+        Args:
+            base: The base, which the method has prepared.
+            config: What the method was made from.
+            method: What is tuned.
+        """
         super().__init__()
         self.base = base
         self.config = config
-        self.method = _METHODS[config.method](base.config, config)
-        self.method.prepare(base)
+        self.method = method
+
+    @property
+    def prompt_names(self) -> tuple[str, ...]:
+        """The prompts that rows of a batch choose from; empty where all rows get the same."""
+        return self.method.names if isinstance(self.method, PrefixBank) else ()
+
+    def alone(self, name: str) -> TunedModel:
+        """Return the same base with one of several prompts, the live one, for all rows."""
+        assert isinstance(self.method, PrefixBank), "only several prompts have one to choose"
+        return TunedModel(self.base, self.config.alone(name), self.method.prompt(name))
 
     @property
     def freezes_base(self) -> bool:
@@ -69,7 +87,10 @@ class TunedModel(nn.Module):
         )
 
     def prompts(self) -> Prompts | None:
-        """Return what is handed to the base in a pass or generation; None where nothing is."""
+        """Return what is handed to the base in a pass or generation; None where nothing is.
+
+        Of several prompts, a row each: `select` deals them to the rows of a batch.
+        """
         return self.method.prompts()
 
     def forward(
@@ -78,10 +99,12 @@ class TunedModel(nn.Module):
         images_BCHW: Tensor | None,
         image_present_B: Tensor | None,
         decoder_ids_BT: Tensor,
+        prompt_index_B: Tensor | None = None,
     ) -> Tensor:
-        """Return logits `[B, T, V]`."""
+        """Return logits `[B, T, V]`; the index (int64) is into `prompt_names`, where there are."""
+        prompts = self.method.prompts_of_rows(prompt_index_B)
         logits_BTV: Tensor = self.base(
-            source_ids_BS, images_BCHW, image_present_B, decoder_ids_BT, self.prompts()
+            source_ids_BS, images_BCHW, image_present_B, decoder_ids_BT, prompts
         )
         return logits_BTV
 
@@ -120,13 +143,27 @@ class TunedModel(nn.Module):
         self.method.load_exported(self.base, tensors)
 
 
-def build_tuned_model(base: OFA, config: TuningConfig) -> TunedModel:
+def build_tuned_model(
+    base: OFA, config: TuningConfig, prompt_names: Sequence[str] = ()
+) -> TunedModel:
     """Put the configured method onto a base and freeze in it what the method doesn't train.
 
+    Args:
+        base: The base.
+        config: The method and its settings.
+        prompt_names: The prompts of `tuning.prefix.per_task`; empty without.
+
     Raises:
-        ValueError: the method doesn't fit the base, such as a layer that it doesn't have.
+        ValueError: the method doesn't fit the base, such as a layer that it doesn't have, or the
+            names are missing.
     """
-    return TunedModel(base, config)
+    method: TuningMethod
+    if config.prefix.per_task:
+        method = PrefixBank(base.config, config, prompt_names)
+    else:
+        method = _METHODS[config.method](base.config, config)
+    method.prepare(base)
+    return TunedModel(base, config, method)
 
 
 def leaves_base_alone(config: TuningConfig) -> bool:

@@ -16,6 +16,7 @@ from model.ofa.model import OFA
 from model.ofa.prompts import Prompts
 from model.tokenizer import OFATokenizer
 from model.tuning import TunedModel
+from pipeline.errors import ConfigError
 from pipeline.tasks.base import Prediction
 from pipeline.tasks.registry import get_task
 from pipeline.tasks.vqa import VQA, answer_ids
@@ -54,8 +55,10 @@ class Answerer:
         """
         self._base: OFA
         self._prompts: Prompts | None = None
+        self._prompt_names: tuple[str, ...] = ()
         if isinstance(model, TunedModel):
             self._base = model.base
+            self._prompt_names = model.prompt_names
             with torch.no_grad():
                 self._prompts = model.prompts()
         else:
@@ -77,6 +80,9 @@ class Answerer:
             task_name: Their task.
             samples: The samples; only their instruction is looked at.
             images: The stored image of each; boxes come back in its pixels.
+
+        Raises:
+            ConfigError: the model has several prompts, and none for this task.
         """
         task = get_task(task_name, self._answers)
         parameter = next(self._base.parameters())
@@ -87,11 +93,12 @@ class Answerer:
             torch.stack([to_pixels(image, self._image_size) for image in images]).to(parameter),
             torch.ones(len(samples), dtype=torch.bool, device=parameter.device),
         )
+        prompts = self._prompts_of(task_name)
         if self._score_all and task_name == VQA.name:
-            found = self._best_of_all(*inputs)
+            found = self._best_of_all(*inputs, prompts)
         else:
             options = self._search(task_name)
-            searched = generate(self._base, *inputs, prompts=self._prompts, options=options)
+            searched = generate(self._base, *inputs, prompts=prompts, options=options)
             found = [hypotheses[0] for hypotheses in searched]
         return [
             task.decode(best, image.size, self._tokenizer, self._base.config, self._image_size)
@@ -99,7 +106,11 @@ class Answerer:
         ]
 
     def _best_of_all(
-        self, source_ids_BS: Tensor, images_BCHW: Tensor, present_B: Tensor
+        self,
+        source_ids_BS: Tensor,
+        images_BCHW: Tensor,
+        present_B: Tensor,
+        prompts: Prompts | None,
     ) -> list[Hypothesis]:
         candidates = answer_ids(self._answers, self._tokenizer)
         scores_BA = score_candidates(
@@ -108,7 +119,7 @@ class Answerer:
             images_BCHW,
             present_B,
             candidates=candidates,
-            prompts=self._prompts,
+            prompts=prompts,
         )
         eos = self._tokenizer.layout.eos
         # The first of equal scores: the more frequent answer.
@@ -116,6 +127,15 @@ class Answerer:
             Hypothesis([*candidates[best], eos], score, [])
             for score, best in zip(*(x.tolist() for x in scores_BA.max(dim=1)), strict=True)
         ]
+
+    def _prompts_of(self, task_name: str) -> Prompts | None:
+        if not self._prompt_names or self._prompts is None:
+            return self._prompts
+        if task_name not in self._prompt_names:
+            known = ", ".join(self._prompt_names)
+            raise ConfigError(f"there is no prompt for task {task_name!r}, only for {known}")
+        place = torch.tensor([self._prompt_names.index(task_name)])
+        return self._prompts.select(place.to(next(self._base.parameters()).device))
 
     def _search(self, task_name: str) -> GenerationOptions:
         if task_name not in self._options:

@@ -78,6 +78,17 @@ class EvaluationReport:
         names = [get_task(task).metric for task in self.samples_per_task]
         return {name: self.metrics[name] for name in names}
 
+    def of_task(self, task: str) -> EvaluationReport:
+        """The part of the report about one task; the time stays that of the whole."""
+        rows = [row for row in self.predictions if row.sample.task == task]
+        return EvaluationReport(
+            metrics={n: value for n, value in self.metrics.items() if n.startswith(f"{task}/")},
+            samples=len(rows),
+            predictions=rows,
+            samples_per_task={task: len(rows)},
+            seconds=self.seconds,
+        )
+
     def to_json(self, context: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The report as plain JSON values.
 

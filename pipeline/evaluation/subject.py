@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from model.checkpoint import fingerprint, load_base, load_config, load_weights, resolve_base
 from model.ofa.model import OFA
 from model.tokenizer import OFATokenizer
@@ -14,6 +16,7 @@ from pipeline.config import RunConfig
 from pipeline.config_reader import load
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.evaluation.answering import MAX_SOURCE_LENGTH
+from pipeline.prompt_folders import prompt_folder
 from pipeline.registry.artifact import RECORD_FILE, attach_prompt, read_record
 from pipeline.registry.bases import base_place
 from pipeline.training.closed_answers import answers_of_run
@@ -44,7 +47,9 @@ class Subject:
     """The dataset that the run's own recipe evaluates on."""
     run_dir: Path | None = None
     step: int = 0
-    """Training step of the checkpoint."""
+    """Training step of the checkpoint; of several prompts, that of the last."""
+    tasks: tuple[str, ...] | None = None
+    """The only tasks that it has prompts for; None where it answers any."""
 
 
 def load_subject(prompt: str | Path | None, base: str | None = None) -> Subject:
@@ -108,14 +113,15 @@ def _artifact(folder: Path, base: str | None) -> Subject:
 def _run(folder: Path, base: str | None) -> Subject:
     config = load(RunConfig, [folder / CONFIG_FILE])
     place = base or config.base.path
-    path = folder / BEST_FOLDER / TRAINABLE_FILE
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing: the run has no best checkpoint yet")
+    names = config.prompt_names()
     # A base that was learnt from nothing is all in the run's own checkpoint.
     model = OFA(load_config(place)) if config.base.random_init else load_base(place)
     base_fingerprint = fingerprint(model)
-    tuned = build_tuned_model(model, config.tuning)
-    tuned.load_trainable_state(load_weights(path))
+    tuned = build_tuned_model(model, config.tuning, names)
+    folders = [prompt_folder(folder, name) for name in names] or [folder]
+    parts = [tuned.alone(name) for name in names] or [tuned]
+    for part, own in zip(parts, folders, strict=True):
+        part.load_trainable_state(_best_weights(own))
     if tuned.makes_base:
         base_fingerprint = fingerprint(model)
     return Subject(
@@ -129,8 +135,16 @@ def _run(folder: Path, base: str | None) -> Subject:
         answers=answers_of_run(folder),
         dataset=config.evaluation.dataset,
         run_dir=folder,
-        step=_step(folder / BEST_FOLDER / STATE_FILE),
+        step=max(_step(own / BEST_FOLDER / STATE_FILE) for own in folders),
+        tasks=names or None,
     )
+
+
+def _best_weights(folder: Path) -> dict[str, Tensor]:
+    path = folder / BEST_FOLDER / TRAINABLE_FILE
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing: the run has no best checkpoint yet")
+    return load_weights(path)
 
 
 def _step(path: Path) -> int:

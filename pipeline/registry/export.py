@@ -17,6 +17,7 @@ from pipeline.config import RunConfig
 from pipeline.config_reader import load
 from pipeline.config_tree import plain
 from pipeline.errors import RegistryError
+from pipeline.prompt_folders import owning_run, prompt_folder
 from pipeline.registry.artifact import RECORD_FILE, save_prompt
 from pipeline.registry.describe import describe_prompt
 from pipeline.registry.record import DataUse
@@ -57,11 +58,15 @@ def export_run(
         The artifact's folder.
 
     Raises:
-        RegistryError: the run has no best checkpoint, or its checkpoint does not fit its base.
+        RegistryError: the run has no best checkpoint, its checkpoint does not fit its base, or it
+            has several prompts.
         ConfigError: the run's configuration cannot be read.
     """
     run = Path(run_dir)
     config = load(RunConfig, [run / CONFIG_FILE])
+    if config.prompt_names():
+        folders = ", ".join(str(prompt_folder(run, name)) for name in config.prompt_names())
+        raise RegistryError(f"{run} has several prompts; name the folder of one of them: {folders}")
     measured = run_scores(run) if scores is None else scores
     base = load_base(config.base.path)
     # The base's own fingerprint, before a method that writes into it could change it.
@@ -116,9 +121,10 @@ def register_source(
     artifact = folder / ARTIFACT_FOLDER
     if not _is_current(artifact, folder):
         artifact = export_run(folder)
-    identity = read_identity(folder)
+    run = owning_run(folder)
+    identity = read_identity(run)
     if identity is None or uri is not None:
-        output_dir = folder.resolve().parent
+        output_dir = run.resolve().parent
         location = resolve_store(TrackingConfig(uri=uri), output_dir)
     else:
         location = identity.location

@@ -48,6 +48,15 @@ class Best:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Standing:
+    """How one of several prompts stands."""
+
+    best: Best | None
+    mark: float | None
+    """What patience compares with, as in the run's state."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunState:
     """Where a run stands; the data cursor and all random numbers follow from the step."""
 
@@ -67,6 +76,8 @@ class RunState:
     """What patience compares with: the last value that was better by min_delta."""
     stale: int = 0
     """Validations since then."""
+    prompts: dict[str, Standing] = field(default_factory=dict)
+    """Each prompt's own, where the run trains several."""
     files: dict[str, str] = field(default_factory=dict)
     """SHA-256 of each file of the checkpoint."""
 
@@ -75,8 +86,16 @@ class RunState:
         """Reads state.json; KeyError, TypeError or ValueError when that is no state."""
         if record.pop("format") != FORMAT:
             raise ValueError(f"not of format {FORMAT}")
-        best = record.pop("best")
-        return cls(best=None if best is None else Best(**best), **record)
+        best = _best(record.pop("best"))
+        prompts = {
+            name: Standing(best=_best(standing["best"]), mark=standing["mark"])
+            for name, standing in record.pop("prompts", {}).items()
+        }
+        return cls(best=best, prompts=prompts, **record)
+
+
+def _best(record: dict[str, Any] | None) -> Best | None:
+    return None if record is None else Best(**record)
 
 
 class CheckpointFolder:

@@ -132,6 +132,8 @@ class Batch:
     """int64, the target and eos; pad where there is no label."""
     confidence_B: Tensor
     """float32, weight of a sample in the loss."""
+    prompt_index_B: Tensor
+    """int64, which of the run's prompts a sample has; 0 where the run has one for all."""
     tokens: int
     """Labelled tokens."""
     cut_sources: int = 0
@@ -184,6 +186,7 @@ class Collator:
         max_target_length: int = 160,
         answers: tuple[str, ...] = (),
         constrained: Sequence[str] = (),
+        prompt_names: Sequence[str] = (),
     ) -> None:
         """Prepares to make batches.
 
@@ -195,10 +198,13 @@ class Collator:
             max_target_length: Tokens of a target that are kept, eos included.
             answers: The only answers to questions; none leaves them open.
             constrained: Tasks whose loss is over what their answers may hold.
+            prompt_names: Tasks with a prompt of their own, in the order of the model's prompts;
+                empty where all samples have the same.
 
         Raises:
             ConfigError: the answers of such a task may hold anything.
         """
+        self._prompt_of = {name: index for index, name in enumerate(prompt_names)}
         self._tokenizer = tokenizer
         self._config = config
         self._image_size = image_size
@@ -244,6 +250,7 @@ class Collator:
             decoder_ids_BT=_pad([[vocab.bos, *ids] for ids in targets], vocab.pad),
             target_BT=_pad([[*ids, vocab.eos] for ids in targets], vocab.pad),
             confidence_B=torch.tensor([self._task(s).confidence(s) for s in samples]),
+            prompt_index_B=torch.tensor([self._prompt(sample) for sample in samples]),
             tokens=sum(len(ids) + 1 for ids in targets),
             cut_sources=sum(a != b for a, b in zip(sources, whole_sources, strict=True)),
             cut_targets=sum(a != b for a, b in zip(targets, whole_targets, strict=True)),
@@ -254,6 +261,9 @@ class Collator:
 
     def _task(self, sample: Sample) -> Task:
         return get_task(sample.task, self._answers)
+
+    def _prompt(self, sample: Sample) -> int:
+        return self._prompt_of[sample.task] if self._prompt_of else 0
 
     def _target(self, sample: Sample, rng: random.Random | None) -> list[int]:
         return self._task(sample).target_ids(

@@ -42,7 +42,8 @@ def deepspeed_config(config: RunConfig, *, ranks: int, trainable: int) -> dict[s
         "train_batch_size": per_rank * accumulation * ranks,
         "train_micro_batch_size_per_gpu": per_rank,
         "gradient_accumulation_steps": accumulation,
-        "gradient_clipping": config.optimizer.clip_norm,
+        # Several prompts are clipped one by one, by their own optimizer.
+        "gradient_clipping": 0.0 if config.prompt_names() else config.optimizer.clip_norm,
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,

@@ -26,7 +26,8 @@ from pipeline.errors import CheckpointError, ConfigError, TrainingError
 from pipeline.training.averaging import MovingAverage
 from pipeline.training.data import Batch
 from pipeline.training.deepspeed_config import deepspeed_config
-from pipeline.training.parameter_groups import ParameterGroup, parameter_groups
+from pipeline.training.parameter_groups import ParameterGroup, parameter_groups, prompt_groups
+from pipeline.training.prompt_adamw import PromptAdamW, PromptClipping
 from pipeline.training.world import (
     World,
     environment_rank,
@@ -40,6 +41,7 @@ os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else
 logging.disable(logging.INFO)
 import deepspeed  # noqa: E402
 from deepspeed.utils import logger as deepspeed_logger  # noqa: E402
+from deepspeed.utils import safe_get_full_grad  # noqa: E402
 
 logging.disable(logging.NOTSET)
 # Its calls of torch.distributed, once a rank; nothing that a user could change.
@@ -98,9 +100,11 @@ class _Forward(nn.Module):
             torch.autocast, device.type, dtype=torch.bfloat16, enabled=precision == "bf16"
         )
 
-    def forward(self, source: Tensor, images: Tensor, present: Tensor, decoder: Tensor) -> Tensor:
+    def forward(
+        self, source: Tensor, images: Tensor, present: Tensor, decoder: Tensor, prompts: Tensor
+    ) -> Tensor:
         with self._autocast():
-            logits: Tensor = self.model(source, images, present, decoder)
+            logits: Tensor = self.model(source, images, present, decoder, prompts)
         return logits
 
 
@@ -136,10 +140,12 @@ class Engine:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.trainable = sum(parameter.numel() for parameter in trained)
         """Number of trained values."""
-        groups = parameter_groups(model.method.trained(model.base), config.optimizer)
+        groups = _groups(model, config)
         dealt = sum(p.numel() for group in groups for p in group.parameters)
         assert dealt == self.trainable, "a method names all that it trains"
         self._lr_scales = [group.lr_scale for group in groups]
+        names, clip_norm = model.prompt_names, config.optimizer.clip_norm
+        self._clipping = PromptClipping(groups, names, clip_norm) if names else None
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=_Forward(model.to(world.device), config.engine.precision, world.device),
             optimizer=_adamw(groups, config),
@@ -155,7 +161,11 @@ class Engine:
     def forward(self, batch: Batch) -> Tensor:
         """Logits [B, T, V] of a batch on the engine's device."""
         logits: Tensor = self._engine(
-            batch.source_ids_BS, batch.images_BCHW, batch.image_present_B, batch.decoder_ids_BT
+            batch.source_ids_BS,
+            batch.images_BCHW,
+            batch.image_present_B,
+            batch.decoder_ids_BT,
+            batch.prompt_index_B,
         )
         return logits
 
@@ -163,11 +173,13 @@ class Engine:
         """Adds a loss's gradients; they are summed over micro-batches and ranks, not averaged."""
         self._engine.backward(loss * self._world.size, scale_wrt_gas=False)
 
-    def step(self, lr: float) -> float | None:
+    def step(self, lr: float, idle: Sequence[int] = ()) -> float | None:
         """Ends a micro-batch; the last of a step clips and updates.
 
         Args:
             lr: Learning rate of the step; groups scale it.
+            idle: Places of the prompts, of several, that have no token in the step and stay as they
+                are.
 
         Returns:
             L2 norm of all gradients before clipping; None before the last micro-batch, or where
@@ -176,10 +188,14 @@ class Engine:
         for group, scale in zip(self._optimizer.param_groups, self._lr_scales, strict=True):
             group["lr"] = lr * scale
         last = self._engine.is_gradient_accumulation_boundary()
+        own_norm = None
+        if last and self._clipping is not None:
+            groups = self._optimizer.param_groups
+            own_norm = self._clipping.prepare(groups, safe_get_full_grad, idle)
         self._engine.step()
         if last and self._average is not None:
             self._average.update(self._engine.global_steps)
-        norm = self._engine.get_global_grad_norm() if last else None
+        norm = self._engine.get_global_grad_norm() if last and own_norm is None else own_norm
         return None if norm is None else float(norm)
 
     @contextlib.contextmanager
@@ -275,10 +291,18 @@ class Engine:
             self._average.load(self._average_file(folder / tag))
 
 
+def _groups(model: TunedModel, config: RunConfig) -> list[ParameterGroup]:
+    trained, settings = model.method.trained(model.base), config.optimizer
+    if model.prompt_names:
+        return prompt_groups(trained, settings, model.prompt_names)
+    return parameter_groups(trained, settings)
+
+
 def _adamw(groups: Sequence[ParameterGroup], config: RunConfig) -> torch.optim.AdamW:
     settings = config.optimizer
     # torch's own: DeepSpeed's is compiled on first use.
-    return torch.optim.AdamW(
+    kind = PromptAdamW if config.prompt_names() else torch.optim.AdamW
+    return kind(
         [{"params": group.parameters, "weight_decay": group.weight_decay} for group in groups],
         lr=settings.lr,
         betas=settings.betas,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from model.checkpoint import TOKENIZER_FILE, resolve_base
@@ -65,6 +66,7 @@ def open_inputs(
         max_target_length=data.max_target_length,
         answers=answers,
         constrained=config.training.constrain_loss,
+        prompt_names=config.prompt_names(),
     )
     loader = Loader(
         order,
@@ -85,9 +87,20 @@ def open_inputs(
         for reader in held_out:
             stack.enter_context(reader)
         validator = Validator(held_out, tokenizer, collate, config, image_size, world, answers)
+        _check_measured(config, {task for reader in held_out for task in reader.tasks})
     return Inputs(
         loader=stack.enter_context(loader),
         validator=validator,
         epoch_length=order.epoch_length,
         datasets={str(reader.folder): reader.manifest.digest for reader in readers},
     )
+
+
+def _check_measured(config: RunConfig, tasks: Collection[str]) -> None:
+    """Refuses a prompt that no validation could judge, before it is trained."""
+    unseen = [name for name in config.prompt_names() if name not in tasks]
+    if unseen:
+        raise ConfigError(
+            f"data.validation has no sample of {unseen[0]}, whose prompt it is to judge; add a data"
+            " set that has some, or validate on none"
+        )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
@@ -20,6 +20,30 @@ class ParameterGroup:
     lr_scale: float
     """Factor on the learning rate of a step."""
     weight_decay: float
+    prompt: str | None = None
+    """The prompt that they belong to, where there are several."""
+
+
+def prompt_groups(
+    trained: Mapping[str, Tensor], settings: OptimizerConfig, prompts: Sequence[str]
+) -> list[ParameterGroup]:
+    """Deals the parameters of several prompts to groups of one prompt each.
+
+    Args:
+        trained: Parameters by name, each behind the name of its prompt and a dot.
+        settings: The groups, and what holds without them; a pattern may be about some prompts only.
+        prompts: Names of the prompts.
+
+    Raises:
+        ConfigError: a pattern decides about no parameter.
+    """
+    owner = {id(tensor): name.split(".", 1)[0] for name, tensor in trained.items()}
+    return [
+        replace(group, parameters=own, prompt=prompt)
+        for group in parameter_groups(trained, settings)
+        for prompt in prompts
+        if (own := tuple(p for p in group.parameters if owner[id(p)] == prompt))
+    ]
 
 
 def parameter_groups(

@@ -48,6 +48,14 @@ class Selection:
         """Whether the run has waited long enough for a better validation."""
         return self._patience is not None and state.stale >= self._patience
 
+    def improved(self, before: RunState, after: RunState) -> dict[str | None, Best]:
+        """What a validation found to be the best: of the run, or of each prompt by its name."""
+        return {} if after.best is None or after.best is before.best else {None: after.best}
+
+    def best_metrics(self, state: RunState) -> dict[str, float]:
+        """Metrics of the best validation."""
+        return state.best.metrics if state.best else {}
+
     def _better(self, value: float, than: float, by: float = 0.0) -> bool:
         if math.isnan(than):
             return not math.isnan(value)

@@ -13,6 +13,7 @@ from pipeline.training.checkpoint import write_json_whole, writing
 from pipeline.training.data import Batch
 from pipeline.training.engine import Engine
 from pipeline.training.objective import Objective
+from pipeline.training.prompt_losses import batch_loss
 from pipeline.training.window import StepSums
 from pipeline.training.world import World, is_lost_contact, lost_contact
 
@@ -30,7 +31,7 @@ def train_step(
     *,
     lr: float,
     objective: Objective,
-    global_tokens: float,
+    global_tokens: Sequence[float],
     sums: StepSums,
     step: int,
     world: World,
@@ -38,7 +39,8 @@ def train_step(
     """Runs the micro-batches of a rank and updates the parameters.
 
     The loss is the mean over the tokens of the whole global batch, so how samples are dealt to
-    ranks and micro-batches does not weigh them. Only the worst tokens are looked for in each
+    ranks and micro-batches does not weigh them. Of several prompts each has a mean over its own
+    tokens, and one without any stays as it is. Only the worst tokens are looked for in each
     micro-batch by itself, as in the published training.
 
     Args:
@@ -46,7 +48,7 @@ def train_step(
         batches: The micro-batches.
         lr: Learning rate.
         objective: What the step minimises.
-        global_tokens: Tokens that it counts in all ranks' micro-batches.
+        global_tokens: For each prompt, the tokens that it counts in all ranks' micro-batches.
         sums: Where the losses are added.
         step: Steps done before, for errors.
         world: The ranks.
@@ -59,23 +61,23 @@ def train_step(
         TrainingError: another rank is gone.
     """
     norm: float | None = None
+    several = len(global_tokens) > 1
+    idle = [prompt for prompt, count in enumerate(global_tokens) if several and not count]
     for batch in batches:
         placed = objective.prepared(batch.to(world.device))
-        loss_sum, nll_sum, counted = objective.loss(engine.forward(placed), placed)
-        loss = float(loss_sum.detach())
-        if not math.isfinite(loss):
-            raise not_finite(f"the loss is {loss}", batches, step, world.rank)
+        loss = batch_loss(objective, engine.forward(placed), placed, global_tokens)
+        if not math.isfinite(loss.total):
+            raise not_finite(f"the loss is {loss.total}", batches, step, world.rank)
         try:
-            # A drop of nearly all tokens can leave none.
-            engine.backward(loss_sum / max(1.0, global_tokens))
-            norm = engine.step(lr)
+            engine.backward(loss.mean)
+            norm = engine.step(lr, idle)
         except RuntimeError as error:
             if is_lost_contact(error):
                 raise lost_contact(world.rank, error) from error
             raise
-        sums.loss += loss
-        sums.nll += float(nll_sum)
-        sums.counted += counted
+        sums.loss += loss.total
+        sums.nll += loss.nll
+        sums.counted += loss.counted
         sums.tokens += batch.tokens
         sums.samples += len(batch.uids)
     if norm is not None and not math.isfinite(norm):

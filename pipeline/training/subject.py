@@ -28,7 +28,7 @@ def build_model(config: RunConfig) -> TunedModel:
     base.regularisation.dropout = config.training.dropout
     base.regularisation.drop_path = config.training.drop_path
     try:
-        return build_tuned_model(base, config.tuning)
+        return build_tuned_model(base, config.tuning, config.prompt_names())
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

@@ -22,18 +22,19 @@ from pipeline.training.checkpoint import (
     CheckpointFolder,
     RunState,
     read_state,
-    write_best,
 )
 from pipeline.training.cut_texts import CutReport
 from pipeline.training.data import Batch
 from pipeline.training.engine import Engine, join_world, leave_world
 from pipeline.training.hooks import Hook, MetricsFile
+from pipeline.training.improved import write_improved
 from pipeline.training.inputs import open_inputs
 from pipeline.training.objective import objective_of
 from pipeline.training.progress import ProgressBar
+from pipeline.training.prompt_losses import count_tokens
+from pipeline.training.prompt_selection import selection_of
 from pipeline.training.run_folder import INTERRUPTED, check_folder, locked, run_folder
 from pipeline.training.schedule import learning_rate
-from pipeline.training.selection import Selection
 from pipeline.training.signals import StopRequest
 from pipeline.training.step import NotFinite, seed_step, train_step
 from pipeline.training.subject import batch_statistics, build_model, frozen_fingerprint
@@ -110,7 +111,7 @@ class _Run:
         self.engine = Engine(model, config, world, lambda: build_model(config))
         self.statistics = batch_statistics(model.base)
         self.hooks = list(hooks)
-        self.selection = Selection(config.training)
+        self.selection = selection_of(config)
         self.window = Window(world)
         self.cut_texts = CutReport(inputs.loader.cut_texts, config.data, world)
         self.last_norm: float | None = None
@@ -166,8 +167,8 @@ class _Run:
     def _step(self, batches: Sequence[Batch]) -> None:
         config, step = self.config, self.state.step
         objective = objective_of(config.training, step)
-        counted = sum(objective.tokens(batch) for batch in batches)
-        tokens, stopping = self.world.total([float(counted), float(self.stop.requested)])
+        counts = count_tokens(objective, batches, len(config.prompt_names()) or 1)
+        *tokens, stopping = self.world.total([*counts, float(self.stop.requested)])
         if stopping:
             self._interrupt()
         seed_step(config.seed, step, self.world.rank)
@@ -226,14 +227,15 @@ class _Run:
         with self.engine.whole_model(averaged=True) as model:
             metrics = validator.measure(model)
             judged = self.selection.judged(self.state, metrics)
-            best, better = judged.best, judged.best is not self.state.best
-            if best is not None and better and self.world.leads:
-                write_best(self.run_dir, model, best, self.config.base.path)
+            better = self.selection.improved(self.state, judged)
+            if self.world.leads:
+                write_improved(self.run_dir, model, better, self.config)
         self.state = judged
         for hook in self.hooks:
             hook.on_validation(self.state.step, metrics)
         told = ", ".join(f"{name} {value:.4f}" for name, value in sorted(metrics.items()))
-        self.bar.say(f"step {self.state.step}: {told}{' (best)' if better else ''}")
+        of = "".join(f" {name}" for name in better if name)
+        self.bar.say(f"step {self.state.step}: {told}{f' (best{of})' if better else ''}")
 
     def _save(self) -> None:
         with self.window.paused():
@@ -264,12 +266,13 @@ class _Run:
         if self.validator is None:
             # Nothing was compared: the last is the best there is.
             last = Best(step=self.state.step, value=0.0, metrics={})
+            bests = dict.fromkeys(self.config.prompt_names() or (None,), last)
             with self.engine.whole_model(averaged=True) as model:
                 if self.world.leads:
-                    write_best(self.run_dir, model, last, self.config.base.path)
+                    write_improved(self.run_dir, model, bests, self.config)
         result = TrainingResult(
             output_dir=self.run_dir,
-            best_metrics=self.state.best.metrics if self.state.best else {},
+            best_metrics=self.selection.best_metrics(self.state),
             final_step=self.state.step,
             trainable_parameters=sizes.trainable,
             base_parameters=sizes.base,

@@ -15,10 +15,16 @@ from pipeline.evaluation.evaluator import choose_samples, only_answers, score_ro
 from pipeline.evaluation.report import PredictionRow
 from pipeline.training.data import Collator, ShardReader
 from pipeline.training.objective import Objective
+from pipeline.training.prompt_losses import parts_of
 from pipeline.training.world import World
 
 LOSS = "validation/loss"
 NLL = "validation/nll"
+
+
+def loss_of(task: str) -> str:
+    """The metric of a task's own loss, where it has a prompt of its own."""
+    return f"{task}/loss"
 
 
 class Validator:
@@ -78,9 +84,10 @@ class Validator:
             for row in rows
         ]
         own = places[self._world.rank :: self._world.size]
-        sums = [0.0, 0.0, 0.0]
+        names = self._config.prompt_names()
         # Of training's regularisers only the smoothing, by which the two losses are compared.
         objective = Objective(label_smoothing=self._config.training.label_smoothing)
+        sums = [[0.0, 0.0, 0.0] for _ in names or ("",)]
         size = max(16, self._config.training.batch_size_per_rank)
         for start in range(0, len(own), size):
             records = [
@@ -88,14 +95,18 @@ class Validator:
             ]
             batch = self._collate(records).to(self._world.device)
             logits_BTV = model(
-                batch.source_ids_BS, batch.images_BCHW, batch.image_present_B, batch.decoder_ids_BT
+                batch.source_ids_BS,
+                batch.images_BCHW,
+                batch.image_present_B,
+                batch.decoder_ids_BT,
+                batch.prompt_index_B,
             )
-            loss = objective.loss(logits_BTV, batch)
-            sums[0] += float(loss.loss_sum)
-            sums[1] += float(loss.nll_sum)
-            sums[2] += batch.tokens
-        loss_sum, nll_sum, tokens = self._world.total(sums)
-        return {LOSS: loss_sum / tokens, NLL: nll_sum / tokens}
+            for prompt, rows, part in parts_of(batch, len(sums)):
+                loss = objective.loss(logits_BTV if rows is None else logits_BTV[rows], part)
+                found = (float(loss.loss_sum), float(loss.nll_sum), float(part.tokens))
+                sums[prompt] = [a + b for a, b in zip(sums[prompt], found, strict=True)]
+        total = self._world.total([value for each in sums for value in each])
+        return _mean_losses([total[at : at + 3] for at in range(0, len(total), 3)], names)
 
     def _answers(self, model: TunedModel, tasks: Sequence[str]) -> dict[str, float]:
         rows: list[PredictionRow] = []
@@ -127,3 +138,13 @@ class Validator:
         there = sorted(set(reader.tasks))
         wanted = self._config.data.tasks or sorted(self._config.data.task_weights or there)
         return [task for task in wanted if task in there]
+
+
+def _mean_losses(sums: Sequence[Sequence[float]], names: Sequence[str]) -> dict[str, float]:
+    """Mean losses over all tokens, and over those of each prompt by its name."""
+    loss_sum, nll_sum, tokens = (sum(each) for each in zip(*sums, strict=True))
+    metrics = {LOSS: loss_sum / tokens, NLL: nll_sum / tokens}
+    for name, (own_loss, own_nll, own_tokens) in zip(names, sums, strict=False):
+        if own_tokens:
+            metrics |= {loss_of(name): own_loss / own_tokens, f"{name}/nll": own_nll / own_tokens}
+    return metrics

@@ -46,7 +46,7 @@ class PlainEngine:
     def backward(self, loss: Tensor) -> None:
         loss.backward()
 
-    def step(self, lr: float) -> float | None:
+    def step(self, lr: float, idle: Sequence[int]) -> float | None:
         grads = [p.grad for p in self.model.method.parameters() if p.grad is not None]
         return float(torch.stack([grad.norm() for grad in grads]).norm())
 
@@ -91,7 +91,7 @@ def take_step(
         batches,
         lr=1.0,
         objective=objective,
-        global_tokens=float(sum(objective.tokens(batch) for batch in batches)),
+        global_tokens=[float(sum(objective.tokens(batch) for batch in batches))],
         sums=sums,
         step=0,
         world=ALONE,
