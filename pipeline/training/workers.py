@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures.process import ProcessPoolExecutor
 from typing import Literal, NamedTuple
@@ -22,6 +22,7 @@ import torch
 
 from pipeline.errors import TrainingError
 from pipeline.training.assembly import Assembler, PlacedSample
+from pipeline.training.daemon_threads import DaemonThreads
 from pipeline.training.data import Batch
 
 Kind = Literal["threads", "processes"]
@@ -50,7 +51,7 @@ class Workers:
         self._timeout_s = timeout_s
         self._executor: Executor
         if kind == "threads":
-            self._executor = ThreadPoolExecutor(count, "loader")
+            self._executor = DaemonThreads(count, "loader")
         else:
             context = multiprocessing.get_context("forkserver")
             # The server imports once what every worker needs.
@@ -72,10 +73,10 @@ class Workers:
             TrainingError: a worker is dead.
         """
         try:
-            if isinstance(self._executor, ThreadPoolExecutor):
-                future = self._executor.submit(self._assemble, samples)
-            else:
+            if isinstance(self._executor, ProcessPoolExecutor):
                 future = self._executor.submit(_make, samples)
+            else:
+                future = self._executor.submit(self._assemble, samples)
         except BrokenExecutor as error:
             raise self._dead(samples) from error
         return PendingBatch(future, samples)
