@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -25,7 +25,17 @@ _PATIENCE_S = 5.0
 class DaemonThreads(Executor):
     """Some threads, to be shut down."""
 
-    def __init__(self, count: int, name: str) -> None:
+    def __init__(
+        self, count: int, name: str, initializer: Callable[[], None] = lambda: None
+    ) -> None:
+        """Starts the threads.
+
+        Args:
+            count: How many.
+            name: What their names begin with.
+            initializer: What each does first; where it fails, so does all that is asked for.
+        """
+        self._initializer = initializer
         self._waiting: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         self._threads = [
             threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True)
@@ -62,11 +72,18 @@ class DaemonThreads(Executor):
             thread.join(None if wait else max(0.0, until - time.monotonic()))
 
     def _work(self) -> None:
+        broken: BaseException | None = None
+        try:
+            self._initializer()
+        except Exception as error:
+            broken = error
         while (item := self._waiting.get()) is not None:
             future, call = item
             if not future.set_running_or_notify_cancel():
                 continue
             try:
+                if broken is not None:
+                    raise BrokenExecutor(f"a worker did not start: {broken}") from broken
                 result = call()
             except BaseException as error:
                 # Whoever waits for the result gets it.

@@ -8,6 +8,7 @@ import signal
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipeline.config import RunConfig, load
@@ -17,6 +18,7 @@ from tests.support.training_run import (
     finish,
     run_dir_of,
     start,
+    wait_for_step,
     write_recipe,
 )
 
@@ -186,3 +188,26 @@ def test_a_signal_before_the_first_step_ends_all_at_once(
     assert time.monotonic() - began < ENDED_WITHIN_S
     assert not processes_about(recipe)
     assert not (run_dir_of(recipe) / "checkpoints").exists()
+
+
+def test_a_run_that_is_killed_as_a_whole_leaves_no_shared_memory(
+    base: Path, data: Path, tmp_path: Path
+) -> None:
+    before = set(Path("/dev/shm").iterdir())
+    recipe = write_recipe(
+        tmp_path / "run.yaml",
+        base,
+        data,
+        data={"loader": "processes", "loader_workers": 2},
+        training={"max_steps": 100_000, "save_every_steps": None, "log_every_steps": 10},
+    )
+    process = start(recipe)
+    wait_for_step(run_dir_of(recipe), 30, process)
+    whole = [process, *psutil.Process(process.pid).children(recursive=True)]
+    assert len(whole) > 6  # two ranks with two workers each
+    for each in whole:
+        each.kill()
+    process.communicate()
+    assert not processes_about(recipe)
+    ours = [p for p in Path("/dev/shm").iterdir() if "PostgreSQL" not in p.name]
+    assert before.issuperset(ours)
