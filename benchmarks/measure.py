@@ -23,8 +23,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.flops import count_flops
 from benchmarks.settings import Settings
+from pipeline.training.flops import count_flops
 
 MIB = 2**20
 _CEILING_SIDE = {"cpu": 2048, "cuda": 8192}

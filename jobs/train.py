@@ -14,11 +14,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import psutil
 
@@ -38,6 +38,7 @@ _EPILOG = """examples:
 SIGTERM or SIGUSR1 saves its state and exits with status 75.
 """
 _FORWARDED = (signal.SIGTERM, signal.SIGUSR1)
+_LOOK_EVERY_S = 0.1
 
 
 def main(argv: Sequence[str]) -> int:
@@ -109,13 +110,18 @@ def launch(config: RunConfig, argv: Sequence[str]) -> int:
             *("--log_level=critical", "--no_local_rank", "--module"),
             *("jobs.train", *argv),
         ]
-        launcher = subprocess.Popen(command, env=environment | place, preexec_fn=follow_parent)
-        with _forwarding(launcher):
-            status = launcher.wait()
+        with _Forwarding() as forwarding:
+            launcher = subprocess.Popen(command, env=environment | place, preexec_fn=follow_parent)
+            status = forwarding.wait(launcher)
     if (run_folder(config) / INTERRUPTED).is_file():
         return EXIT_INTERRUPTED
     if status < 0 or status > 128:
         number = -status if status < 0 else 256 - status
+        if forwarding.asked == number:
+            # A rank that could not take the signal yet, because it was only about to start.
+            raise TrainingError(
+                "asked to stop before the first step; nothing is lost", exit_code=EXIT_INTERRUPTED
+            )
         raise TrainingError(
             f"a rank was killed by {_signal_name(number)}; --resume continues from the newest"
             " checkpoint"
@@ -133,12 +139,16 @@ def hooks_of(config: RunConfig) -> list[Hook]:
 
 
 def _rank(config: RunConfig, resume: bool) -> int:
-    from pipeline.training.signals import follow_parent
-    from pipeline.training.trainer import train
+    from pipeline.training.signals import StopRequest, follow_parent, ignore_stop_signals
 
-    if "RANK" in os.environ:
-        follow_parent()
-    result = train(config, hooks_of(config), resume=resume)
+    with StopRequest() as stop:
+        if "RANK" in os.environ:
+            follow_parent()
+        from pipeline.training.trainer import train
+
+        result = train(config, hooks_of(config), resume=resume, stop=stop)
+        # The run is finished, whatever still comes.
+        ignore_stop_signals()
     if os.environ.get("RANK", "0") == "0":
         metrics = "".join(f", {name} {value:.4f}" for name, value in result.best_metrics.items())
         took = f"{result.final_step} steps in {result.seconds:.1f} s"
@@ -146,27 +156,40 @@ def _rank(config: RunConfig, resume: bool) -> int:
     return 0
 
 
-@contextmanager
-def _forwarding(launcher: subprocess.Popen[bytes]) -> Iterator[None]:
+class _Forwarding:
     """Hands a request to stop to the ranks: the launcher itself would end them without a word."""
 
-    def forward(number: int, frame: FrameType | None) -> None:
-        try:
-            ranks = psutil.Process(launcher.pid).children()
-        except psutil.NoSuchProcess:
-            return
-        for rank in ranks:
-            try:
-                rank.send_signal(number)
-            except psutil.NoSuchProcess:
-                continue
+    def __init__(self) -> None:
+        self.asked: int | None = None
+        """The signal that asked to stop."""
+        self._told: set[psutil.Process] = set()
 
-    before = {number: signal.signal(number, forward) for number in _FORWARDED}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._note) for number in _FORWARDED}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def wait(self, launcher: subprocess.Popen[bytes]) -> int:
+        """Waits for the launcher's end; its status."""
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                return launcher.wait(_LOOK_EVERY_S)
+            if self.asked is not None:
+                self._tell(launcher, self.asked)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.asked = self.asked or number
+
+    def _tell(self, launcher: subprocess.Popen[bytes], number: int) -> None:
+        """Tells the ranks that were not told; some may have started only now."""
+        with suppress(psutil.NoSuchProcess):
+            for rank in psutil.Process(launcher.pid).children():
+                if rank not in self._told:
+                    self._told.add(rank)
+                    rank.send_signal(number)
 
 
 def _check_inputs(config: RunConfig) -> list[Manifest]:

@@ -157,7 +157,8 @@ class TrainingConfig:
     beam_size: int = 3
     """Hypotheses kept while these answers are searched."""
     step_timeout_s: float = 600.0
-    """Longest a step, validation or checkpoint may wait for another rank before the run breaks."""
+    """Longest that a rank may go on without ending a step, a batch of validation or a checkpoint,
+    from the first step on; then it prints where its threads are, and the run breaks."""
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "batch_size_per_rank", "gradient_accumulation", "log_every_steps")
@@ -234,8 +235,15 @@ class EngineConfig:
     """Compile the layers with torch.compile: the first steps take minutes, the others less time. On
     a CPU it needs a C++ compiler."""
 
+    peak_tflops: float | None = None
+    """What a rank could do at best, in 10^12 floating-point operations a second of the precision:
+    what utilisation is a share of. None measures a matrix product at the start, in under a
+    second."""
+
     def __post_init__(self) -> None:
         _at_least(self, 1, "processes")
+        if self.peak_tflops is not None and self.peak_tflops <= 0:
+            raise ValueError(f"peak_tflops must be above 0, not {self.peak_tflops}; or null")
         if self.compile and self.zero_stage == 3:
             raise ValueError(
                 "compile and zero_stage = 3, which swaps parameters, exclude each other"

@@ -6,10 +6,8 @@ next step, and a run continues there without reading what came before.
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -188,8 +186,6 @@ class Loader:
         self._steps_ahead = max(steps_ahead, 1 + -(-workers // accumulation))
         self.cut_texts = CutTexts()
         """What the steps so far have learnt from."""
-        self.waited_s = 0.0
-        """Seconds that steps have waited for their batches so far."""
 
     @property
     def global_batch(self) -> int:
@@ -218,25 +214,22 @@ class Loader:
         workers = self._workers
         if workers is None:
             for step in range(first, last):
-                yield self._timed([partial(self._make, refs) for refs in self._refs(step)])
+                yield self._counted([self._make(refs) for refs in self._refs(step)])
             return
         coming = iter(range(first, last))
         ahead = deque(self._submit(workers, step) for step in islice(coming, self._steps_ahead))
         while ahead:
-            batches = self._timed([partial(workers.result, each) for each in ahead.popleft()])
+            batches = [workers.result(each) for each in ahead.popleft()]
             ahead.extend(self._submit(workers, step) for step in islice(coming, 1))
-            yield batches
+            yield self._counted(batches)
 
-    def _submit(self, workers: Workers, step: int) -> list[PendingBatch]:
-        return [workers.submit(self._make.locate(refs)) for refs in self._refs(step)]
-
-    def _timed(self, waits: Sequence[Callable[[], Batch]]) -> list[Batch]:
-        started = time.perf_counter()
-        batches = [wait() for wait in waits]
-        self.waited_s += time.perf_counter() - started
+    def _counted(self, batches: list[Batch]) -> list[Batch]:
         for batch in batches:
             self.cut_texts.add(batch)
         return batches
+
+    def _submit(self, workers: Workers, step: int) -> list[PendingBatch]:
+        return [workers.submit(self._make.locate(refs)) for refs in self._refs(step)]
 
     def _refs(self, step: int) -> list[list[SampleRef]]:
         start = step * self.global_batch

@@ -55,6 +55,8 @@ class ProgressBar:
             f"loss {metrics['train/loss']:.3f}, {metrics['train/samples_per_s']:.0f} samples/s,"
             f" data wait {metrics['train/data_wait_share']:.0%}"
         )
+        if "train/flop_utilisation" in metrics:
+            numbers += f", {metrics['train/flop_utilisation']:.0%} of peak"
         self._bar.update(self._line, numbers=numbers)
         if self._shown and not self._console.is_terminal:
             left = "" if seconds_left is None else f", {seconds_left / 60:.1f} min left"

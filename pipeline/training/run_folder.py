@@ -23,6 +23,7 @@ _FREE = (
     "tracking.",
     "evaluation.",
     "engine.threads_per_process",
+    "engine.peak_tflops",
     "data.cache_",
     "data.loader",
     "data.prefetch_steps",

@@ -1,10 +1,17 @@
-"""The learning rate as a function of the step, so that a resumed run has nothing to restore."""
+"""How long a run is, and its learning rate: functions of the step, with nothing to restore."""
 
 from __future__ import annotations
 
 import math
 
-from pipeline.training.config import ScheduleConfig
+from pipeline.training.config import ScheduleConfig, TrainingConfig
+
+
+def total_steps(config: TrainingConfig, epoch_length: int, global_batch: int) -> int:
+    """Optimizer steps of a run; known before its first."""
+    if config.max_steps is not None:
+        return config.max_steps
+    return max(1, round((config.epochs or 1.0) * epoch_length / global_batch))
 
 
 def warmup_steps(config: ScheduleConfig, total_steps: int) -> int:

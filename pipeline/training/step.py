@@ -8,14 +8,17 @@ from pathlib import Path
 
 import torch
 
+from model.losses import PAD
 from pipeline.errors import TrainingError
 from pipeline.training.checkpoint import write_json_whole, writing
 from pipeline.training.data import Batch
 from pipeline.training.engine import Engine
+from pipeline.training.flops import StepFlops
 from pipeline.training.objective import Objective
 from pipeline.training.prompt_losses import batch_loss
+from pipeline.training.spans import BACKWARD, FORWARD, OPTIMIZER, Spans
 from pipeline.training.window import StepSums
-from pipeline.training.world import World, is_lost_contact, lost_contact
+from pipeline.training.world import World
 
 _SEED_MODULUS = 2**63
 
@@ -33,6 +36,8 @@ def train_step(
     objective: Objective,
     global_tokens: Sequence[float],
     sums: StepSums,
+    spans: Spans,
+    flops: StepFlops,
     step: int,
     world: World,
 ) -> float | None:
@@ -50,6 +55,8 @@ def train_step(
         objective: What the step minimises.
         global_tokens: For each prompt, the tokens that it counts in all ranks' micro-batches.
         sums: Where the losses are added.
+        spans: Clock of this rank.
+        flops: Counts what is computed.
         step: Steps done before, for errors.
         world: The ranks.
 
@@ -58,30 +65,33 @@ def train_step(
 
     Raises:
         NotFinite: a loss or the norm is not finite.
-        TrainingError: another rank is gone.
+        LostContact: another rank is gone.
     """
     norm: float | None = None
     several = len(global_tokens) > 1
     idle = [prompt for prompt, count in enumerate(global_tokens) if several and not count]
     for batch in batches:
         placed = objective.prepared(batch.to(world.device))
-        loss = batch_loss(objective, engine.forward(placed), placed, global_tokens)
-        if not math.isfinite(loss.total):
-            raise not_finite(f"the loss is {loss.total}", batches, step, world.rank)
-        try:
-            engine.backward(loss.mean)
+        shape = (placed.source_ids_BS, placed.target_BT, placed.images_BCHW)
+        with flops.counted(*shape):
+            with spans(FORWARD):
+                loss = batch_loss(objective, engine.forward(placed), placed, global_tokens)
+            if not math.isfinite(loss.total):
+                raise not_finite(f"the loss is {loss.total}", batches, step, world.rank)
+            with spans(BACKWARD), world.contact():
+                engine.backward(loss.mean)
+        with spans(OPTIMIZER), world.contact():
             norm = engine.step(lr, idle)
-        except RuntimeError as error:
-            if is_lost_contact(error):
-                raise lost_contact(world.rank, error) from error
-            raise
         sums.loss += loss.total
         sums.nll += loss.nll
         sums.counted += loss.counted
         sums.tokens += batch.tokens
+        sums.source_tokens += int((batch.source_ids_BS != PAD).sum())
         sums.samples += len(batch.uids)
+        sums.flops += flops.of(*shape)
     if norm is not None and not math.isfinite(norm):
         raise not_finite(f"the gradient's norm is {norm}", batches, step, world.rank)
+    sums.steps += 1
     return norm
 
 

@@ -7,9 +7,8 @@ the global batch and carries a request to stop, so that all of them act on it at
 from __future__ import annotations
 
 import contextlib
-import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -26,31 +25,42 @@ from pipeline.training.checkpoint import (
 from pipeline.training.cut_texts import CutReport
 from pipeline.training.data import Batch
 from pipeline.training.engine import Engine, join_world, leave_world
-from pipeline.training.hooks import Hook, MetricsFile
+from pipeline.training.flops import StepFlops, peak_flops
+from pipeline.training.hooks import Hook
 from pipeline.training.improved import write_improved
 from pipeline.training.inputs import open_inputs
 from pipeline.training.objective import objective_of
-from pipeline.training.progress import ProgressBar
+from pipeline.training.peers import Peers, telling_fates
 from pipeline.training.prompt_losses import count_tokens
 from pipeline.training.prompt_selection import selection_of
+from pipeline.training.reporting import Reporter
 from pipeline.training.run_folder import INTERRUPTED, check_folder, locked, run_folder
-from pipeline.training.schedule import learning_rate
+from pipeline.training.schedule import learning_rate, total_steps
 from pipeline.training.signals import StopRequest
+from pipeline.training.spans import COLLECTIVE, DATA_WAIT, SAVING, VALIDATION, Spans
 from pipeline.training.step import NotFinite, seed_step, train_step
 from pipeline.training.subject import batch_statistics, build_model, frozen_fingerprint
 from pipeline.training.summary import TrainingResult, write_summary
 from pipeline.training.validation import Validator
+from pipeline.training.watchdog import STACKS_SIGNAL, Watchdog
 from pipeline.training.window import Window
-from pipeline.training.world import World, ranks_here
+from pipeline.training.world import World, threads_of_a_rank
 
 
-def train(config: RunConfig, hooks: Sequence[Hook] = (), *, resume: bool = False) -> TrainingResult:
+def train(
+    config: RunConfig,
+    hooks: Sequence[Hook] = (),
+    *,
+    resume: bool = False,
+    stop: StopRequest | None = None,
+) -> TrainingResult:
     """Trains, as one rank of those that the launcher started.
 
     Args:
         config: The run.
         hooks: Told on rank 0 what happens.
         resume: Continue from the newest checkpoint of the run's folder, if it has one.
+        stop: Takes requests to stop already; None takes them from here to the end.
 
     Raises:
         ConfigError: the run's folder or settings cannot be used.
@@ -59,23 +69,20 @@ def train(config: RunConfig, hooks: Sequence[Hook] = (), *, resume: bool = False
         TrainingError: the run broke; with exit_code 75 it was asked to stop and can be resumed.
     """
     check_folder(config, resume)
-    _set_threads(config.engine.threads_per_process)
+    torch.set_num_threads(threads_of_a_rank(config.engine.threads_per_process))
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(StopRequest())
+        stop = stop or stack.enter_context(StopRequest())
         world = join_world(config)
-        if world.leads:
-            stack.enter_context(locked(config))
-        result = _Run(config, hooks if world.leads else (), world, stop, stack).train(resume)
-        world.barrier()
+        peers = Peers.meet(world)
+        with telling_fates(world, peers):
+            if world.leads:
+                stack.enter_context(locked(config))
+            run = _Run(config, hooks, world, stop, stack)
+            run.watch(stack, peers)
+            result = run.train(resume)
+            world.barrier()
     leave_world()
     return result
-
-
-def total_steps(config: RunConfig, epoch_length: int, global_batch: int) -> int:
-    """Optimizer steps of a run; known before its first."""
-    if config.training.max_steps is not None:
-        return config.training.max_steps
-    return max(1, round((config.training.epochs or 1.0) * epoch_length / global_batch))
 
 
 class _Run:
@@ -101,7 +108,7 @@ class _Run:
         self.frozen = frozen_fingerprint(model, base_fingerprint)
         self.state = RunState(
             step=0,
-            total_steps=total_steps(config, inputs.epoch_length, self.loader.global_batch),
+            total_steps=total_steps(config.training, inputs.epoch_length, self.loader.global_batch),
             base_fingerprint=base_fingerprint,
             datasets=inputs.datasets,
             ranks=world.size,
@@ -110,11 +117,27 @@ class _Run:
         )
         self.engine = Engine(model, config, world, lambda: build_model(config))
         self.statistics = batch_statistics(model.base)
-        self.hooks = list(hooks)
+        self.reporter = Reporter(config, hooks, leads=world.leads)
         self.selection = selection_of(config)
-        self.window = Window(world)
+        self.spans = Spans()
+        # Layers that are compiled are left alone: counting would run them uncompiled.
+        self.flops = StepFlops(enabled=not config.engine.compile)
+        self.window = Window(world, self.spans, peak_flops(config.engine, world.device))
         self.cut_texts = CutReport(inputs.loader.cut_texts, config.data, world)
         self.last_norm: float | None = None
+
+    def watch(self, stack: contextlib.ExitStack, peers: Peers) -> None:
+        """Has this rank watched as long as the stack is open."""
+        self.watchdog = stack.enter_context(
+            Watchdog(
+                limit_s=self.config.training.step_timeout_s,
+                rank=self.world.rank,
+                peers=peers,
+                run_dir=self.run_dir,
+                doing=lambda: self.spans.doing,
+            )
+        )
+        self.stop.listener.on(STACKS_SIGNAL, self.watchdog.write_stacks)
 
     def train(self, resume: bool) -> TrainingResult:
         """Runs from the newest checkpoint, or from the start, to the end."""
@@ -122,28 +145,39 @@ class _Run:
             self._continue()
         before = self.state.base_fingerprint
         first, total = self.state.step, self.state.total_steps
-        if self.world.leads:
-            self.hooks.insert(0, MetricsFile(first))
-        for hook in self.hooks:
-            hook.on_start(self.run_dir, self.config)
+        # Of two ranks, a request would end one that is here and only be noted by the other.
+        self.world.barrier()
+        self.stop.run_begins()
+        bar = self.reporter.start(self.run_dir, first, total)
         self.seconds_before = self.state.seconds
         self.started = time.perf_counter()
         self.window.open()
+        self.watchdog.progressed(first)
         self.engine.train()
-        name, leads = self.config.name, self.world.leads
-        with ProgressBar(name, total, first, shown=leads) as self.bar:
-            for batches in self.loader.steps(first, total):
+        with bar:
+            for batches in self._batches(first, total):
                 if self.selection.gives_up(self.state):
                     break
                 self._step(batches)
-                self.bar.advance()
+                bar.advance()
+                self.watchdog.progressed(self.state.step)
                 self._after_step()
             if self._stopped_early():
-                self.bar.say(
+                bar.say(
                     f"ends at step {self.state.step}: no better {self.selection.metric} in"
                     f" {self.state.stale} validations"
                 )
+        self.stop.run_ended()
         return self._finish(before)
+
+    def _batches(self, first: int, total: int) -> Iterator[list[Batch]]:
+        steps = self.loader.steps(first, total)
+        while True:
+            with self.spans(DATA_WAIT):
+                batches = next(steps, None)
+            if batches is None:
+                return
+            yield batches
 
     def _continue(self) -> None:
         place = self.checkpoints.latest()
@@ -168,7 +202,8 @@ class _Run:
         config, step = self.config, self.state.step
         objective = objective_of(config.training, step)
         counts = count_tokens(objective, batches, len(config.prompt_names()) or 1)
-        *tokens, stopping = self.world.total([*counts, float(self.stop.requested)])
+        with self.spans(COLLECTIVE):
+            *tokens, stopping = self.world.total([*counts, float(self.stop.requested)])
         if stopping:
             self._interrupt()
         seed_step(config.seed, step, self.world.rank)
@@ -182,6 +217,8 @@ class _Run:
                 objective=objective,
                 global_tokens=tokens,
                 sums=self.window.sums,
+                spans=self.spans,
+                flops=self.flops,
                 step=step,
                 world=self.world,
             )
@@ -189,7 +226,8 @@ class _Run:
             error.write(self.run_dir)
             raise
         # Each rank's BatchNorm saw its own images; their mean keeps one model.
-        self.world.average_(self.statistics)
+        with self.spans(COLLECTIVE):
+            self.world.average_(self.statistics)
         self.state = replace(self.state, step=step + 1)
 
     def _after_step(self) -> None:
@@ -198,8 +236,9 @@ class _Run:
         if step % training.log_every_steps == 0 or last:
             self._log()
         if self.validator and (last or _due(step, training.validate_every_steps)):
-            with self.window.paused():
+            with self.window.paused(), self.spans(VALIDATION):
                 self._validate(self.validator)
+            self.watchdog.progressed()
         if last or self._stopped_early() or _due(step, training.save_every_steps):
             self._save()
 
@@ -209,37 +248,32 @@ class _Run:
 
     def _log(self) -> None:
         settings, step = self.config, self.state.step
-        metrics = self.window.close(self.loader.waited_s)
-        metrics["train/lr"] = learning_rate(
-            settings.schedule, settings.optimizer.lr, step - 1, self.state.total_steps
-        )
-        metrics["train/epoch"] = step * self.loader.global_batch / self.epoch_length
+        more = {
+            "train/lr": learning_rate(
+                settings.schedule, settings.optimizer.lr, step - 1, self.state.total_steps
+            ),
+            "train/epoch": step * self.loader.global_batch / self.epoch_length,
+        }
         if self.last_norm is not None:
-            metrics["train/grad_norm"] = self.last_norm
-        last = step == self.state.total_steps
-        metrics |= self.cut_texts.report(self.bar.say, last=last)
-        for hook in self.hooks:
-            hook.on_log(step, metrics)
+            more["train/grad_norm"] = self.last_norm
+        more |= self.cut_texts.report(self.reporter.bar.say, last=step == self.state.total_steps)
         samples_left = (self.state.total_steps - step) * self.loader.global_batch
-        self.bar.report(step, metrics, samples_left / metrics["train/samples_per_s"])
+        self.reporter.log(step, self.window.close(), more, samples_left)
 
     def _validate(self, validator: Validator) -> None:
         with self.engine.whole_model(averaged=True) as model:
-            metrics = validator.measure(model)
+            metrics = validator.measure(model, self.watchdog.progressed)
             judged = self.selection.judged(self.state, metrics)
             better = self.selection.improved(self.state, judged)
             if self.world.leads:
                 write_improved(self.run_dir, model, better, self.config)
         self.state = judged
-        for hook in self.hooks:
-            hook.on_validation(self.state.step, metrics)
-        told = ", ".join(f"{name} {value:.4f}" for name, value in sorted(metrics.items()))
-        of = "".join(f" {name}" for name in better if name)
-        self.bar.say(f"step {self.state.step}: {told}{f' (best{of})' if better else ''}")
+        self.reporter.validated(self.state.step, metrics, better)
 
     def _save(self) -> None:
-        with self.window.paused():
+        with self.window.paused(), self.spans(SAVING):
             self.checkpoints.save(self.engine, self._timed_state())
+        self.watchdog.progressed()
 
     def _timed_state(self) -> RunState:
         seconds = self.seconds_before + time.perf_counter() - self.started
@@ -283,14 +317,9 @@ class _Run:
         )
         if self.world.leads:
             write_summary(result)
-        for hook in self.hooks:
-            hook.on_end(result)
+        self.reporter.end(result)
         return result
 
 
 def _due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
-
-
-def _set_threads(wanted: int | None) -> None:
-    torch.set_num_threads(wanted or max(1, len(os.sched_getaffinity(0)) // ranks_here()))

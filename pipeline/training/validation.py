@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -64,19 +64,26 @@ class Validator:
             for reader in readers
         ]
 
-    def measure(self, model: TunedModel) -> dict[str, float]:
-        """Mean loss and, where asked for, the metrics of answers; the same on every rank."""
+    def measure(
+        self, model: TunedModel, after_batch: Callable[[], None] = lambda: None
+    ) -> dict[str, float]:
+        """Mean loss and, where asked for, the metrics of answers; the same on every rank.
+
+        Args:
+            model: With all its parameters in one place.
+            after_batch: Called after each batch.
+        """
         was_training = model.training
         model.eval()
-        metrics = self._losses(model)
+        metrics = self._losses(model, after_batch)
         answered = self._config.training.answered_tasks()
         if answered:
-            metrics |= self._answers(model, answered)
+            metrics |= self._answers(model, answered, after_batch)
         model.train(was_training)
         return metrics
 
     @torch.no_grad()
-    def _losses(self, model: TunedModel) -> dict[str, float]:
+    def _losses(self, model: TunedModel, after_batch: Callable[[], None]) -> dict[str, float]:
         places = [
             (dataset, row)
             for dataset, chosen in enumerate(self._chosen)
@@ -105,10 +112,13 @@ class Validator:
                 loss = objective.loss(logits_BTV if rows is None else logits_BTV[rows], part)
                 found = (float(loss.loss_sum), float(loss.nll_sum), float(part.tokens))
                 sums[prompt] = [a + b for a, b in zip(sums[prompt], found, strict=True)]
+            after_batch()
         total = self._world.total([value for each in sums for value in each])
         return _mean_losses([total[at : at + 3] for at in range(0, len(total), 3)], names)
 
-    def _answers(self, model: TunedModel, tasks: Sequence[str]) -> dict[str, float]:
+    def _answers(
+        self, model: TunedModel, tasks: Sequence[str], after_batch: Callable[[], None]
+    ) -> dict[str, float]:
         rows: list[PredictionRow] = []
         answerer = Answerer(
             model,
@@ -132,6 +142,7 @@ class Validator:
                         PredictionRow(position=row, sample=sample, prediction=prediction)
                         for row, sample, prediction in zip(part, samples, found, strict=True)
                     ]
+                    after_batch()
         return score_rows([row for part in self._world.gather(rows) for row in part])
 
     def _tasks_of(self, reader: ShardReader) -> list[str]:

@@ -34,7 +34,7 @@ class World:
         """Sums each value over the ranks, in float64.
 
         Raises:
-            TrainingError: another rank is gone.
+            LostContact: another rank is gone.
         """
         if self.size == 1:
             return list(values)
@@ -68,6 +68,20 @@ class World:
         if self.size > 1:
             self._collective(dist.barrier)
 
+    @contextmanager
+    def contact(self) -> Iterator[None]:
+        """For work inside which ranks meet: says in one line that another one is gone.
+
+        Raises:
+            LostContact: another rank is gone.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.size > 1 and is_lost_contact(error):
+                raise lost_contact(self.rank, error) from error
+            raise
+
     def _collective(self, run: Callable[[], object]) -> None:
         try:
             run()
@@ -81,12 +95,16 @@ def is_lost_contact(error: BaseException) -> bool:
     return any(sign in words for sign in ("connection", "timed out", "timeout"))
 
 
-def lost_contact(rank: int, error: BaseException) -> TrainingError:
+class LostContact(TrainingError):
+    """Another rank is gone or does not answer."""
+
+
+def lost_contact(rank: int, error: BaseException) -> LostContact:
     """What a rank says when another one went away: the reason stands in the other's own words."""
     words = " ".join(str(error).split())
     # Gloo begins with the place in its source and ends with advice.
     reason = words.split("] ", 1)[-1].split(". This is typically", 1)[0][:160]
-    return TrainingError(f"rank {rank} lost contact with another rank: {reason}")
+    return LostContact(f"rank {rank} lost contact with another rank: {reason}")
 
 
 @contextmanager
@@ -131,3 +149,8 @@ def environment_rank() -> tuple[int, int, int] | None:
 def ranks_here() -> int:
     """Ranks on this machine."""
     return int(os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE") or 1)
+
+
+def threads_of_a_rank(wanted: int | None) -> int:
+    """CPU threads of this rank: as wanted, else its share of the cores of this process."""
+    return wanted or max(1, len(os.sched_getaffinity(0)) // ranks_here())

@@ -11,9 +11,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.flops import count_flops
 from benchmarks.generate import known_arms as answering_arms
 from benchmarks.train_step import known_arms as training_arms
+from pipeline.training.flops import count_flops
 
 ROOT = Path(__file__).parents[2]
 KEYS = {

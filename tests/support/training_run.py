@@ -60,9 +60,19 @@ def write_recipe(path: Path, base: Path, data: Path, /, **sections: Any) -> Path
 
 
 def start(
-    recipe: Path, *arguments: str, file_size_limit: int | None = None
+    recipe: Path,
+    *arguments: str,
+    file_size_limit: int | None = None,
+    python_path: Path | None = None,
 ) -> subprocess.Popen[str]:
-    """Starts the command; with a limit in bytes, writing beyond it fails as on a full disk."""
+    """Starts the command.
+
+    Args:
+        recipe: The run.
+        arguments: Others.
+        file_size_limit: Bytes of a file beyond which writing fails as on a full disk.
+        python_path: Folder of modules that come before all others.
+    """
 
     def limit() -> None:
         if file_size_limit is not None:
@@ -71,7 +81,11 @@ def start(
     return subprocess.Popen(
         [sys.executable, "-m", "jobs.train", f"--config={recipe}", *arguments],
         cwd=ROOT,
-        env={**os.environ, "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)},
+        env={
+            **os.environ,
+            "DS_ACCELERATOR": "cpu",
+            "PYTHONPATH": os.pathsep.join(map(str, filter(None, (python_path, ROOT)))),
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -138,6 +138,10 @@ def truncated(shard: Path) -> None:
     os.truncate(shard, shard.stat().st_size // 2)
 
 
+def emptied(shard: Path) -> None:
+    os.truncate(shard, 0)
+
+
 def corrupt(shard: Path) -> None:
     shard.write_bytes(bytes(shard.stat().st_size))
 
@@ -145,7 +149,12 @@ def corrupt(shard: Path) -> None:
 @pytest.mark.parametrize("kind", ["threads", "processes"])
 @pytest.mark.parametrize(
     ("harm", "said"),
-    [(missing, "cannot be opened"), (truncated, "its manifest says"), (corrupt, "is corrupt")],
+    [
+        (missing, "cannot be opened"),
+        (truncated, "its manifest says"),
+        (emptied, "has 0 bytes"),
+        (corrupt, "is corrupt"),
+    ],
 )
 def test_a_bad_shard_is_named(
     prepared: Path,
@@ -178,6 +187,39 @@ if __name__ == "__main__":
             if number == 5:
                 print("loading", flush=True)
 """
+
+
+_STUCK = """
+import sys
+from pathlib import Path
+from tests.unit.pipeline.training.test_loader_faults import loader
+if __name__ == "__main__":
+    with loader(Path(sys.argv[1]), Path(sys.argv[2]), "threads", timeout_s=2.0) as made:
+        for _ in made.steps(0, 100):
+            pass
+"""
+
+
+def test_a_thread_that_hangs_in_a_read_does_not_keep_a_failed_run_from_ending(
+    prepared: Path, base: Path, tmp_path: Path
+) -> None:
+    copied = Path(shutil.copytree(prepared, tmp_path / "copy"))
+    shard = copied / "shard-000001.tar"
+    shard.unlink()
+    os.mkfifo(shard)
+    script = tmp_path / "rank.py"
+    script.write_text(_STUCK)
+    done = subprocess.run(
+        [sys.executable, str(script), str(copied), str(base)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=SOON_S,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "no batch for 2 s out of" in done.stderr.splitlines()[-1]
+    assert shard.name in done.stderr.splitlines()[-1]
 
 
 def test_workers_end_with_a_rank_that_is_killed(prepared: Path, base: Path, tmp_path: Path) -> None:

@@ -21,7 +21,9 @@ from pipeline.errors import TrainingError
 from pipeline.training.config import TrainingConfig
 from pipeline.training.data import Batch, Collator, ShardReader
 from pipeline.training.engine import Engine
+from pipeline.training.flops import StepFlops
 from pipeline.training.objective import Objective, objective_of
+from pipeline.training.spans import Spans
 from pipeline.training.step import NotFinite, train_step
 from pipeline.training.window import StepSums
 from pipeline.training.world import World
@@ -93,6 +95,8 @@ def take_step(
         objective=objective,
         global_tokens=[float(sum(objective.tokens(batch) for batch in batches))],
         sums=sums,
+        spans=Spans(),
+        flops=StepFlops(),
         step=0,
         world=ALONE,
     )
