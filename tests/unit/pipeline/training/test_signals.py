@@ -72,7 +72,8 @@ import ctypes, sys
 from pipeline.training.signals import StopRequest
 with StopRequest():
     print("starting", flush=True)
-    ctypes.CDLL(None).sleep(60)
+    while True:  # a signal ends a native sleep early
+        ctypes.CDLL(None).sleep(60)
 """
 
 
