@@ -8,14 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
-
-from pipeline.errors import CheckpointError
 
 
 class MovingAverage:
@@ -30,7 +25,8 @@ class MovingAverage:
         """
         self._live = live
         self._decay = decay
-        self._averages = {name: tensor.detach().clone() for name, tensor in live().items()}
+        self.averages = {name: tensor.detach().clone() for name, tensor in live().items()}
+        """By the names of the live tensors; a run that is continued writes into them."""
 
     @torch.no_grad()
     def update(self, steps: int) -> None:
@@ -42,42 +38,17 @@ class MovingAverage:
         """
         kept = min(self._decay, (1 + steps) / (10 + steps))
         for name, tensor in self._live().items():
-            self._averages[name].lerp_(tensor, 1.0 - kept)
+            self.averages[name].lerp_(tensor, 1.0 - kept)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Puts the averages into the live tensors, and back what was there, bit by bit."""
         held = {name: tensor.detach().clone() for name, tensor in self._live().items()}
-        self._put(self._averages)
+        self._put(self.averages)
         try:
             yield
         finally:
             self._put(held)
-
-    def save(self, path: Path) -> None:
-        """Writes the averages.
-
-        Raises:
-            OSError, SafetensorError: the file cannot be written.
-        """
-        save_file(self._averages, path)
-
-    @torch.no_grad()
-    def load(self, path: Path) -> None:
-        """Takes back what `save` wrote.
-
-        Raises:
-            CheckpointError: the file is missing, damaged, or of other tensors.
-        """
-        try:
-            saved = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}") from error
-        shapes = {name: tensor.shape for name, tensor in self._averages.items()}
-        if {name: tensor.shape for name, tensor in saved.items()} != shapes:
-            raise CheckpointError(f"{path} holds averages of other parameters than this run's")
-        for name, tensor in saved.items():
-            self._averages[name].copy_(tensor)
 
     @torch.no_grad()
     def _put(self, values: dict[str, Tensor]) -> None:
