@@ -5,14 +5,17 @@ Run as a module with the folder of a base: DeepSpeed needs a process group of it
 
 from __future__ import annotations
 
+import re
 import sys
 
+import pytest
 import torch
 from torch import Tensor
 
 from model.checkpoint import load_config
 from pipeline.config import RunConfig
 from pipeline.config_tree import build
+from pipeline.errors import CheckpointError
 from pipeline.training.engine import Engine, join_world, leave_world
 from pipeline.training.subject import build_model
 from pipeline.training.world import World
@@ -62,6 +65,20 @@ def bits(state: dict[str, Tensor]) -> dict[str, tuple[torch.Size, bytes]]:
     return {name: (tensor.shape, tensor.numpy().tobytes()) for name, tensor in state.items()}
 
 
+def refuses_others(engine: Engine, state: dict[str, Tensor]) -> None:
+    """Offers states that do not fit."""
+    name = next(name for name in state if name.startswith("exp_avg/"))
+    wrong: list[tuple[dict[str, Tensor], str]] = [
+        ({n: t for n, t in state.items() if n != name}, f"{name} is missing"),
+        ({**state, "parameter/other": state[name]}, "parameter/other is unexpected"),
+        ({**state, name: torch.zeros(7, 7)}, f"{name} has shape [7, 7], expected"),
+        ({**state, name: state[name].double()}, f"{name} is torch.float64, expected torch.float32"),
+    ]
+    for tensors, said in wrong:
+        with pytest.raises(CheckpointError, match=re.escape(said)):
+            engine.take_full_state(tensors)
+
+
 def main(base: str) -> None:
     world = join_world(config_of(base, 0))
     former: dict[str, Tensor] = {}
@@ -80,6 +97,8 @@ def main(base: str) -> None:
                 if name.startswith("exp_avg/"):
                     tensor.view(-1)[:1] = -0.0
         assert begun.keys() == former.keys()
+        refuses_others(engine, former)
+        assert bits(whole(engine, world)) == bits(begun), "a refused state has left something"
         engine.take_full_state(former)
         # Before the first step of this engine, when its optimizer has made no states by itself.
         assert bits(whole(engine, world)) == bits(former), f"stage {stage} keeps other bits"

@@ -13,13 +13,15 @@ import torch
 from pipeline.config import RunConfig
 from pipeline.config_tree import build, paths, plain
 from pipeline.errors import CheckpointError, ConfigError
-from pipeline.training.checkpoint import Best, RunState
+from pipeline.training.checkpoint import Best, RunState, write_checkpoint
 from pipeline.training.resume import (
     BOUND,
     FREE,
     Resume,
     adapted,
+    check_settings,
     chosen_checkpoint,
+    continuation,
     continued,
     input_differences,
     refuse,
@@ -254,6 +256,53 @@ def test_averages_and_statistics_follow_what_the_run_keeps() -> None:
     assert all(kept[name] is whole[name] for name in ("parameter/a", "exp_avg/a", "average/a"))
     pretraining = config_of(tuning__method="finetune", tuning__train_batch_norm=True)
     assert "buffer/b" in adapted(whole, pretraining)
+
+
+def run_of(folder: Path, config: RunConfig) -> RunState:
+    """Writes a run with one checkpoint; its state."""
+    place = folder / "checkpoints" / "step-000004"
+    place.mkdir(parents=True)
+    write_checkpoint(place, saved_state(config), {"parameter/a": torch.ones(2)})
+    return saved_state(config)
+
+
+def test_what_changed_is_refused_and_forced_with_one_warning_each(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = replace(run_of(tmp_path, config_of()), base_fingerprint="sha256:other", step=0, best=None)
+    now = replace(now, datasets={"/x/a": "sha256:1", "/x/b": "sha256:3"})
+    changed = config_of(seed=1)
+    with pytest.raises(ConfigError, match=r"seed 0 -> 1; the base .*; the data in /x/b sha256:2"):
+        continuation(tmp_path, changed, now, Resume(), told=True)
+    assert not caplog.records
+    forced = continuation(tmp_path, changed, now, Resume(force=True), told=True)
+    assert forced is not None
+    assert (forced.state.step, forced.state.base_fingerprint) == (4, "sha256:other")
+    assert [record.getMessage() for record in caplog.records] == [
+        "--force continues step-000004 in spite of: seed 0 -> 1",
+        "--force continues step-000004 in spite of: the base sha256:base -> sha256:other",
+        "--force continues step-000004 in spite of: the data in /x/b sha256:2 -> sha256:3",
+    ]
+    caplog.clear()
+    continuation(tmp_path, changed, now, Resume(force=True), told=False)
+    assert not caplog.records
+
+
+def test_settings_are_refused_before_any_work(tmp_path: Path) -> None:
+    run_of(tmp_path, config_of())
+    with pytest.raises(ConfigError, match="seed 0 -> 1"):
+        check_settings(tmp_path, config_of(seed=1), 2, Resume())
+    check_settings(tmp_path, config_of(seed=1), 2, Resume(force=True))
+    check_settings(tmp_path, config_of(), 2, Resume())
+    check_settings(tmp_path / "nothing", config_of(seed=1), 2, Resume())
+
+
+def test_damage_is_no_difference_that_force_could_pass_over(tmp_path: Path) -> None:
+    state = run_of(tmp_path, config_of())
+    path = tmp_path / "checkpoints" / "step-000004" / "tensors.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=r"damaged.*; there is no whole one"):
+        continuation(tmp_path, config_of(), state, Resume(force=True), told=True)
 
 
 @pytest.mark.parametrize("name", ["step-000005", "../step-000004", "latest", "step-4"])
