@@ -25,8 +25,7 @@ class MovingAverage:
         """
         self._live = live
         self._decay = decay
-        self.averages = {name: tensor.detach().clone() for name, tensor in live().items()}
-        """By the names of the live tensors; a run that is continued writes into them."""
+        self._averages = {name: tensor.detach().clone() for name, tensor in live().items()}
 
     @torch.no_grad()
     def update(self, steps: int) -> None:
@@ -38,17 +37,21 @@ class MovingAverage:
         """
         kept = min(self._decay, (1 + steps) / (10 + steps))
         for name, tensor in self._live().items():
-            self.averages[name].lerp_(tensor, 1.0 - kept)
+            self._averages[name].lerp_(tensor, 1.0 - kept)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Puts the averages into the live tensors, and back what was there, bit by bit."""
         held = {name: tensor.detach().clone() for name, tensor in self._live().items()}
-        self._put(self.averages)
+        self._put(self._averages)
         try:
             yield
         finally:
             self._put(held)
+
+    def values(self) -> dict[str, Tensor]:
+        """The averages of what this rank holds, by name; they are live, not copies."""
+        return dict(self._averages)
 
     @torch.no_grad()
     def _put(self, values: dict[str, Tensor]) -> None:

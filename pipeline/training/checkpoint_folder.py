@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -33,7 +34,7 @@ from pipeline.training.checkpoint import (
     writing,
 )
 from pipeline.training.config import TrainingConfig
-from pipeline.training.subject import BUFFER, moved_buffers
+from pipeline.training.subject import BUFFER
 from pipeline.training.world import World
 
 if TYPE_CHECKING:
@@ -76,8 +77,13 @@ class CheckpointFolder:
             if self._writer is not None:
                 self._writer.shutdown()
 
-    def save(self, engine: Engine, state: RunState) -> None:
+    def save(self, engine: Engine, buffers: Mapping[str, Tensor], state: RunState) -> None:
         """Writes a checkpoint, or begins to; called by every rank at the same step.
+
+        Args:
+            engine: Gives the tensors.
+            buffers: What training moves beside them, the same on every rank.
+            state: Where the run stands.
 
         Raises:
             TrainingError: this one or the one before cannot be written, or a rank is gone.
@@ -90,7 +96,7 @@ class CheckpointFolder:
         self._held = state.step
         if not self._world.leads:
             return
-        tensors |= {n: b.to("cpu", copy=True) for n, b in moved_buffers(engine.model).items()}
+        tensors |= {name: buffer.to("cpu", copy=True) for name, buffer in buffers.items()}
         if self._writer is None:
             self._write(state, tensors)
         else:
@@ -112,21 +118,28 @@ class CheckpointFolder:
         if pending is not None:
             pending.result()
 
-    def load(self, engine: Engine, place: Path, tensors: dict[str, Tensor]) -> None:
-        """Takes the engine back to a checkpoint; called by every rank.
+    def load(
+        self,
+        engine: Engine,
+        buffers: dict[str, Tensor],
+        place: Path,
+        tensors: dict[str, Tensor],
+    ) -> None:
+        """Takes a run back to a checkpoint; called by every rank.
 
         Args:
             engine: Takes the tensors.
+            buffers: Take what `save` was given.
             place: Where they come from, for errors.
             tensors: Those of a checkpoint.
 
         Raises:
             CheckpointError: they do not fit.
         """
-        buffers = {name: t for name, t in tensors.items() if name.startswith(BUFFER)}
+        moved = {name: t for name, t in tensors.items() if name.startswith(BUFFER)}
         try:
-            engine.take_full_state({n: t for n, t in tensors.items() if n not in buffers})
-            fill(moved_buffers(engine.model), buffers)
+            engine.take_full_state({n: t for n, t in tensors.items() if n not in moved})
+            fill(buffers, moved)
         except CheckpointError as error:
             raise CheckpointError(f"{place} cannot be loaded: {error}") from error
         self._held = _step_of(place)

@@ -184,7 +184,7 @@ class DeepSpeedState:
                 step.fill_(float(state["step"]))
         if self._average is None:
             return
-        average = self._average.averages[name]
+        average = self._average.values()[name]
         if self._stage < 3:
             if self._world.leads:
                 own[-1].copy_(average.reshape(-1))
@@ -194,7 +194,7 @@ class DeepSpeedState:
     def _take_average(self, name: str, piece: _Piece | None, tensors: Mapping[str, Tensor]) -> None:
         if self._average is None:
             return
-        average, whole = self._average.averages[name], tensors[f"{AVERAGE}/{name}"]
+        average, whole = self._average.values()[name], tensors[f"{AVERAGE}/{name}"]
         if self._stage < 3:
             average.copy_(whole)
         elif piece is not None:

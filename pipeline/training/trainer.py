@@ -32,7 +32,12 @@ from pipeline.training.schedule import learning_rate
 from pipeline.training.selection import Selection
 from pipeline.training.signals import StopRequest
 from pipeline.training.step import NotFinite, seed_step, train_step
-from pipeline.training.subject import batch_statistics, build_model, frozen_fingerprint
+from pipeline.training.subject import (
+    batch_statistics,
+    build_model,
+    frozen_fingerprint,
+    moved_buffers,
+)
 from pipeline.training.summary import TrainingResult, write_summary
 from pipeline.training.validation import Validator
 from pipeline.training.window import Window
@@ -112,6 +117,7 @@ class _Run:
         )
         self.engine = Engine(model, config, world, lambda: build_model(config))
         self.statistics = batch_statistics(model.base)
+        self.buffers = moved_buffers(model)
         self.hooks = list(hooks)
         self.selection = Selection(config.training)
         self.window = Window(world)
@@ -149,7 +155,7 @@ class _Run:
     def _continue(self, resume: Resume) -> None:
         found = continuation(self.run_dir, self.config, self.state, resume, told=self.world.leads)
         if found is not None:
-            self.checkpoints.load(self.engine, found.place, found.tensors)
+            self.checkpoints.load(self.engine, self.buffers, found.place, found.tensors)
             self.state = found.state
 
     def _step(self, batches: Sequence[Batch]) -> None:
@@ -225,7 +231,7 @@ class _Run:
 
     def _save(self) -> None:
         with self.window.paused():
-            self.checkpoints.save(self.engine, self._timed_state())
+            self.checkpoints.save(self.engine, self.buffers, self._timed_state())
 
     def _timed_state(self) -> RunState:
         seconds = self.seconds_before + time.perf_counter() - self.started

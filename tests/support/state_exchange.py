@@ -16,6 +16,7 @@ from model.checkpoint import load_config
 from pipeline.config import RunConfig
 from pipeline.config_tree import build
 from pipeline.errors import CheckpointError
+from pipeline.training.data import Batch
 from pipeline.training.engine import Engine, join_world, leave_world
 from pipeline.training.subject import build_model
 from pipeline.training.world import World
@@ -56,7 +57,13 @@ def take_step(engine: Engine, base: str, rank: int) -> None:
     for _ in range(2):
         ids = torch.randint(5, vocabulary, (2, 6))
         images, present = torch.randn(2, 3, 48, 48), torch.tensor([True, True])
-        logits = engine._engine(ids, images, present, ids)
+        batch = Batch(
+            **{"uids": (), "tasks": (), "samples": (), "tokens": 12},
+            **{"source_ids_BS": ids, "decoder_ids_BT": ids, "target_BT": ids},
+            **{"images_BCHW": images, "image_present_B": present},
+            confidence_B=torch.ones(2),
+        )
+        logits = engine.forward(batch)
         engine.backward(logits.logsumexp(-1).mean() - logits[..., 7].mean())
         engine.step(0.01)
 

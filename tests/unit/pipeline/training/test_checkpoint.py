@@ -55,9 +55,6 @@ class Plain:
     """An engine as far as a folder of checkpoints looks at it: tensors that change each step."""
 
     def __init__(self) -> None:
-        self.model = torch.nn.Module()
-        self.model.base = torch.nn.Module()
-        self.model.base.batch_norm_trains = False  # type: ignore[assignment]
         self.taken: dict[str, Tensor] = {}
 
     def full_state(self) -> dict[str, Tensor]:
@@ -81,7 +78,7 @@ def folder_of(run_dir: Path, **training: Any) -> CheckpointFolder:
 def save(run_dir: Path, *steps: int, **training: Any) -> None:
     with folder_of(run_dir, **training) as folder:
         for step in steps:
-            folder.save(Plain(), replace(START, step=step))  # type: ignore[arg-type]
+            folder.save(Plain(), {}, replace(START, step=step))  # type: ignore[arg-type]
 
 
 def raw(tensor: Tensor) -> bytes:
@@ -210,13 +207,28 @@ def test_the_last_ones_stay_and_those_of_another_way_until_they_are_replaced(
     assert newest_checkpoint(tmp_path) == folder / "step-000008"
 
 
+def test_buffers_go_with_the_tensors_and_come_back(tmp_path: Path) -> None:
+    held = {"buffer/mean": torch.tensor([1.0, 2.0]), "buffer/count": torch.tensor(7)}
+    with folder_of(tmp_path) as folder:
+        folder.save(Plain(), held, replace(START, step=2))  # type: ignore[arg-type]
+    place = tmp_path / "checkpoints" / "step-000002"
+    engine, buffers = Plain(), {name: torch.zeros_like(t) for name, t in held.items()}
+    folder_of(tmp_path).load(engine, buffers, place, read_checkpoint(place)[1])  # type: ignore[arg-type]
+    assert engine.taken.keys() == tensors_of(1).keys()
+    assert all(torch.equal(buffers[name], held[name]) for name in held)
+    with pytest.raises(
+        CheckpointError, match=r"step-000002 cannot be loaded: .*mean is unexpected"
+    ):
+        folder_of(tmp_path).load(engine, {}, place, read_checkpoint(place)[1])  # type: ignore[arg-type]
+
+
 def test_a_step_is_saved_once(tmp_path: Path) -> None:
     with folder_of(tmp_path) as folder:
-        folder.save(Plain(), replace(START, step=2))  # type: ignore[arg-type]
+        folder.save(Plain(), {}, replace(START, step=2))  # type: ignore[arg-type]
         folder.wait()
         place = tmp_path / "checkpoints" / "step-000002"
         before = place.stat().st_ino
-        folder.save(Plain(), replace(START, step=2))  # type: ignore[arg-type]
+        folder.save(Plain(), {}, replace(START, step=2))  # type: ignore[arg-type]
         folder.wait()
         assert place.stat().st_ino == before
 
@@ -345,7 +357,7 @@ def test_a_disk_that_keeps_other_bytes_is_found_out(
 def test_a_failure_in_the_background_comes_out_at_the_next_step(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("in the way")
     folder = folder_of(tmp_path)
-    folder.save(Plain(), replace(START, step=2))  # type: ignore[arg-type]
+    folder.save(Plain(), {}, replace(START, step=2))  # type: ignore[arg-type]
     assert folder._pending is not None
     folder._pending.exception()
     with pytest.raises(TrainingError, match="step-000002 cannot be written"):
@@ -359,7 +371,7 @@ def test_another_error_stays_the_last_word(
 
     def broken() -> None:
         with folder_of(tmp_path) as folder:
-            folder.save(Plain(), replace(START, step=2))  # type: ignore[arg-type]
+            folder.save(Plain(), {}, replace(START, step=2))  # type: ignore[arg-type]
             raise KeyError
 
     with pytest.raises(KeyError):
@@ -372,7 +384,7 @@ def test_the_copy_is_of_the_step_that_was_saved(tmp_path: Path) -> None:
     own = tensors_of(1)
     engine.full_state = lambda: {n: t.clone() for n, t in own.items()}  # type: ignore[method-assign]
     with folder_of(tmp_path) as folder:
-        folder.save(engine, replace(START, step=2))  # type: ignore[arg-type]
+        folder.save(engine, {}, replace(START, step=2))  # type: ignore[arg-type]
         for tensor in own.values():
             tensor.fill_(5.0)
     held = load_file(tmp_path / "checkpoints" / "step-000002" / "tensors.safetensors")
