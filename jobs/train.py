@@ -28,14 +28,19 @@ if TYPE_CHECKING:
     from data_prep.manifest import Manifest
     from pipeline.config import RunConfig
     from pipeline.training.hooks import Hook
+    from pipeline.training.resume import Resume
 
-RESUME = "--resume"
+_RESUME = "--resume"
+_FORCE = "--force"
 _EPILOG = """examples:
   prefixworks train --config=train.yaml --optimizer.lr=3e-3
   prefixworks train --config=train.yaml --resume
+  prefixworks train --config=train.yaml --resume=step-000100
 
---resume continues the run of that name from its newest checkpoint, if it has one. A run that gets
-SIGTERM or SIGUSR1 saves its state and exits with status 75.
+--resume continues the run of that name from its newest checkpoint, if it has one, or from the one
+that is named. It refuses settings, data or a base that would make another run of it; --force goes
+on in spite of that, with a warning for each. A run that gets SIGTERM or SIGUSR1 saves its state and
+exits with status 75.
 """
 _FORWARDED = (signal.SIGTERM, signal.SIGUSR1)
 _LOOK_EVERY_S = 0.1
@@ -47,8 +52,7 @@ def main(argv: Sequence[str]) -> int:
     from pipeline.config import RunConfig, parse
     from pipeline.training.run_folder import check_folder
 
-    words = [word for word in argv if word != RESUME]
-    resume = len(words) < len(argv)
+    words, resume = _split_resume(argv)
     config, dry_run = parse(
         RunConfig,
         words,
@@ -61,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if "RANK" in os.environ or "SLURM_PROCID" in os.environ:
         return _rank(config, resume)
-    check_folder(config, resume)
+    check_folder(config, config.engine.processes, resume)
     _check_inputs(config)
     if config.engine.processes == 1:
         return _rank(config, resume)
@@ -138,7 +142,30 @@ def hooks_of(config: RunConfig) -> list[Hook]:
     return [MlflowHook()]
 
 
-def _rank(config: RunConfig, resume: bool) -> int:
+def _split_resume(argv: Sequence[str]) -> tuple[list[str], Resume | None]:
+    """The arguments that are settings, and what the others say about continuing.
+
+    Raises:
+        ConfigError: they contradict each other.
+    """
+    from pipeline.training.resume import Resume
+
+    asked = [word for word in argv if word == _RESUME or word.startswith(f"{_RESUME}=")]
+    words = [word for word in argv if word not in asked and word != _FORCE]
+    force = _FORCE in argv
+    if not asked:
+        if force:
+            raise ConfigError("--force: belongs to --resume, which is not given")
+        return words, None
+    if len(set(asked)) > 1:
+        raise ConfigError(f"{' '.join(asked)}: --resume is given twice")
+    _, named, name = asked[0].partition("=")
+    if named and not name:
+        raise ConfigError("--resume=: names no checkpoint; leave out '=' to take the newest")
+    return words, Resume(checkpoint=name or None, force=force)
+
+
+def _rank(config: RunConfig, resume: Resume | None) -> int:
     from pipeline.training.signals import StopRequest, follow_parent, ignore_stop_signals
 
     with StopRequest() as stop:

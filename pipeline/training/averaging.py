@@ -8,14 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
-
-from pipeline.errors import CheckpointError
 
 
 class MovingAverage:
@@ -54,30 +49,9 @@ class MovingAverage:
         finally:
             self._put(held)
 
-    def save(self, path: Path) -> None:
-        """Writes the averages.
-
-        Raises:
-            OSError, SafetensorError: the file cannot be written.
-        """
-        save_file(self._averages, path)
-
-    @torch.no_grad()
-    def load(self, path: Path) -> None:
-        """Takes back what `save` wrote.
-
-        Raises:
-            CheckpointError: the file is missing, damaged, or of other tensors.
-        """
-        try:
-            saved = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}") from error
-        shapes = {name: tensor.shape for name, tensor in self._averages.items()}
-        if {name: tensor.shape for name, tensor in saved.items()} != shapes:
-            raise CheckpointError(f"{path} holds averages of other parameters than this run's")
-        for name, tensor in saved.items():
-            self._averages[name].copy_(tensor)
+    def values(self) -> dict[str, Tensor]:
+        """The averages of what this rank holds, by name; they are live, not copies."""
+        return dict(self._averages)
 
     @torch.no_grad()
     def _put(self, values: dict[str, Tensor]) -> None:

@@ -1,7 +1,8 @@
-"""Checkpoints of a run: what continues it, and the best that it had.
+"""One checkpoint of a run: what continues it, and the best that it had.
 
-A checkpoint is written under another name, read again, and renamed; `latest` points at it last. So
-a run that is killed at any moment finds its newest whole checkpoint.
+A checkpoint is a folder of two files: the tensors as safetensors, and a record that names their
+digest and carries its own. It depends on no ZeRO stage and no number of ranks, nothing in it can
+execute code, and what was written is read again before it counts.
 """
 
 from __future__ import annotations
@@ -9,32 +10,33 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.checkpoint import TOKENIZER_FILE, resolve_base, save_base
 from model.tuning import TunedModel
-from pipeline.errors import CheckpointError, TrainingError
-from pipeline.training.engine import Engine
-from pipeline.training.world import World
+from pipeline.config_tree import build
+from pipeline.errors import CheckpointError, ConfigError, TrainingError
 
-FORMAT = "prefixworks.checkpoint/1"
+FORMAT = "prefixworks.checkpoint/2"
 CHECKPOINTS = "checkpoints"
 LATEST = "latest"
 STATE = "state.json"
+TENSORS = "tensors.safetensors"
 BEST = "best"
 BEST_BASE = "base"
 TRAINABLE = "trainable.safetensors"
-_PARTIAL = ".partial-"
+PARTIAL = ".partial-"
+"""Before the name of what is not whole yet, or not any more."""
+_OLD_FORMAT = "prefixworks.checkpoint/1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,7 @@ class Standing:
 
 @dataclass(frozen=True, kw_only=True)
 class RunState:
-    """Where a run stands; the data cursor and all random numbers follow from the step."""
+    """Where a run stands; the data cursor and all random numbers follow from seed and step."""
 
     step: int
     """Optimizer steps done."""
@@ -69,6 +71,8 @@ class RunState:
     """Digest of the manifest of each training data set."""
     ranks: int
     zero_stage: int
+    global_batch: int
+    """Samples of a step, over all ranks."""
     seconds: float
     """Time spent so far, over all parts of the run."""
     best: Best | None = None
@@ -78,108 +82,89 @@ class RunState:
     """Validations since then."""
     prompts: dict[str, Standing] = field(default_factory=dict)
     """Each prompt's own, where the run trains several."""
-    files: dict[str, str] = field(default_factory=dict)
-    """SHA-256 of each file of the checkpoint."""
-
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> RunState:
-        """Reads state.json; KeyError, TypeError or ValueError when that is no state."""
-        if record.pop("format") != FORMAT:
-            raise ValueError(f"not of format {FORMAT}")
-        best = _best(record.pop("best"))
-        prompts = {
-            name: Standing(best=_best(standing["best"]), mark=standing["mark"])
-            for name, standing in record.pop("prompts", {}).items()
-        }
-        return cls(best=best, prompts=prompts, **record)
+    config: dict[str, Any] = field(default_factory=dict)
+    """The run's resolved configuration, as plain values."""
 
 
-def _best(record: dict[str, Any] | None) -> Best | None:
-    return None if record is None else Best(**record)
+def write_checkpoint(folder: Path, state: RunState, tensors: Mapping[str, Tensor]) -> None:
+    """Writes a checkpoint into an empty folder and reads all of it again.
 
-
-class CheckpointFolder:
-    """The checkpoints of one run."""
-
-    def __init__(self, run_dir: Path, world: World, keep_last: int) -> None:
-        self.folder = run_dir / CHECKPOINTS
-        self._world = world
-        self._keep_last = keep_last
-
-    def latest(self) -> Path | None:
-        """The newest whole checkpoint, or None.
-
-        Raises:
-            CheckpointError: `latest` points at nothing.
-        """
-        pointer = self.folder / LATEST
-        if not pointer.is_file():
-            return None
-        place = self.folder / pointer.read_text(encoding="utf-8").strip()
-        if not (place / STATE).is_file():
-            raise CheckpointError(f"{pointer} points at {place.name}, which is no whole checkpoint")
-        return place
-
-    def save(self, engine: Engine, state: RunState) -> None:
-        """Writes a checkpoint; called by every rank at the same step.
-
-        Raises:
-            TrainingError: it cannot be written, or another rank is gone.
-            CheckpointError: what was written does not hold what is trained.
-        """
-        name = f"step-{state.step:06d}"
-        partial = self.folder / f"{_PARTIAL}{name}"
-        if self._world.leads:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for left in self.folder.glob(f"{_PARTIAL}*"):
-                shutil.rmtree(left)
-        self._world.barrier()
-        engine.save(self.folder, partial.name)
-        self._world.barrier()
-        if self._world.leads:
-            engine.check_saved(partial)
-            with writing(self.folder / name):
-                self._publish(partial, self.folder / name, state)
-        self._world.barrier()
-
-    def load(self, engine: Engine, place: Path) -> None:
-        """Takes the engine back to a checkpoint; called by every rank.
-
-        Raises:
-            CheckpointError: the checkpoint is damaged or does not fit.
-        """
-        for name, digest in read_state(place).files.items():
-            if not (place / name).is_file() or _sha256(place / name) != digest:
-                raise CheckpointError(f"{place / name} is missing or damaged")
-        engine.load(self.folder, place.name)
-
-    def _publish(self, partial: Path, place: Path, state: RunState) -> None:
-        files = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
-        for name in files:
-            _sync(partial / name)
-        write_json_whole(partial / STATE, {"format": FORMAT, **asdict(state), "files": files})
-        if place.exists():
-            shutil.rmtree(place)
-        partial.rename(place)
-        _sync(self.folder)
-        write_text_whole(self.folder / LATEST, place.name + "\n")
-        whole = sorted(self.folder.glob("step-*"), key=lambda path: int(path.name[5:]))
-        for old in whole[: -self._keep_last]:
-            if old != place:
-                shutil.rmtree(old)
+    Raises:
+        OSError, SafetensorError: a file cannot be written.
+        CheckpointError: what was written is not what was to be written.
+    """
+    digest = write_tensors(folder / TENSORS, tensors, state.step)
+    record = {"format": FORMAT, **asdict(state), "tensors": digest}
+    write_json_whole(folder / STATE, {**record, "digest": _digest(record)})
+    # Compared as text, in which also a loss that is no number equals itself.
+    if _canonical(asdict(read_state(folder))) != _canonical(asdict(state)):
+        raise CheckpointError(f"{folder / STATE} does not hold what was written into it")
 
 
 def read_state(place: Path) -> RunState:
     """Reads the state of a checkpoint.
 
     Raises:
-        CheckpointError: it is missing or damaged.
+        CheckpointError: it is missing, damaged, or of another format.
     """
+    return _read_record(place)[0]
+
+
+def read_checkpoint(place: Path) -> tuple[RunState, dict[str, Tensor]]:
+    """Reads a checkpoint, and compares every byte of it with its digests.
+
+    Returns:
+        The state, and the tensors as views of the mapped file.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or of another format.
+    """
+    state, digest = _read_record(place)
+    path = place / TENSORS
+    try:
+        if _sha256(path) != digest:
+            raise CheckpointError(f"{path} is damaged: its SHA-256 is not the recorded one")
+        return state, load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is missing or damaged: {error}") from error
+
+
+def _read_record(place: Path) -> tuple[RunState, str]:
     path = place / STATE
     try:
-        return RunState.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(record, dict):
+            raise ValueError("not a record")
+        if record.get("format") != FORMAT:
+            raise CheckpointError(_other_format(path, record.get("format")))
+        if record.pop("digest", None) != _digest(record):
+            raise ValueError("its digest is not that of its content")
+        del record["format"]
+        digest, config = record.pop("tensors"), record.pop("config")
+        state = build(RunState, {**record, "config": {}})
+    except (OSError, ValueError, KeyError, RecursionError, ConfigError) as error:
         raise CheckpointError(f"{path} is missing or damaged: {error}") from error
+    if not isinstance(digest, str) or not isinstance(config, dict):
+        raise CheckpointError(f"{path} is damaged: tensors or config are of another type")
+    return replace(state, config=config), digest
+
+
+def _other_format(path: Path, found: object) -> str:
+    if found == _OLD_FORMAT:
+        return (
+            f"{path} has format {found}, DeepSpeed's own files, which hold for one ZeRO stage and"
+            f" number of ranks only; this version reads {FORMAT}: finish the run with the version"
+            " that began it, or begin it again under another name"
+        )
+    return f"{path} has format {found!r}; this version reads {FORMAT}"
+
+
+def _canonical(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, sort_keys=True, separators=(",", ":"))
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    return f"sha256:{hashlib.sha256(_canonical(record).encode()).hexdigest()}"
 
 
 def write_best(run_dir: Path, model: TunedModel, best: Best, base_path: str) -> None:
@@ -198,23 +183,40 @@ def write_best(run_dir: Path, model: TunedModel, best: Best, base_path: str) -> 
     folder = run_dir / BEST
     with writing(folder):
         folder.mkdir(exist_ok=True)
-        path = folder / TRAINABLE
-        _write_tensors(path, model.trainable_state(), best.step)
+        digest = write_tensors(folder / TRAINABLE, model.trainable_state(), best.step)
         if model.makes_base:
             save_base(model.base, resolve_base(base_path) / TOKENIZER_FILE, folder / BEST_BASE)
-        write_json_whole(folder / STATE, {**asdict(best), "sha256": _sha256(path)})
+        write_json_whole(folder / STATE, {**asdict(best), "sha256": digest})
 
 
-def _write_tensors(path: Path, tensors: dict[str, Tensor], step: int) -> None:
-    partial = path.with_name(f"{_PARTIAL}{path.name}")
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], step: int) -> str:
+    """Writes tensors, reads them again, and only then gives the file its name.
+
+    Returns:
+        SHA-256 of the file, in hex.
+
+    Raises:
+        OSError, SafetensorError: the file cannot be written.
+        CheckpointError: it does not hold the same bytes.
+    """
+    partial = path.with_name(f"{PARTIAL}{path.name}")
     save_file({n: t.contiguous() for n, t in tensors.items()}, partial, {"step": str(step)})
-    _sync(partial)
+    sync(partial)
     with safe_open(partial, framework="pt") as written:
         if set(written.keys()) != set(tensors) or not all(
-            torch.equal(written.get_tensor(name), tensor) for name, tensor in tensors.items()
+            _same_bytes(written.get_tensor(name), tensor) for name, tensor in tensors.items()
         ):
             raise CheckpointError(f"{partial} does not hold what was written into it")
+    digest = _sha256(partial)
     partial.replace(path)
+    sync(path.parent)
+    return digest
+
+
+def _same_bytes(one: Tensor, other: Tensor) -> bool:
+    # As bytes, in which -0.0 is not 0.0 and a value that is no number equals itself.
+    raw = [t.contiguous().reshape(-1).view(torch.uint8) for t in (one, other)]
+    return one.shape == other.shape and one.dtype == other.dtype and torch.equal(*raw)
 
 
 @contextmanager
@@ -228,11 +230,11 @@ def writing(place: Path) -> Iterator[None]:
 
 def write_text_whole(path: Path, text: str) -> None:
     """Writes a file that appears whole or not at all."""
-    partial = path.with_name(f"{_PARTIAL}{path.name}")
+    partial = path.with_name(f"{PARTIAL}{path.name}")
     partial.write_text(text, encoding="utf-8")
-    _sync(partial)
+    sync(partial)
     partial.replace(path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def write_json_whole(path: Path, record: dict[str, Any]) -> None:
@@ -245,7 +247,8 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Waits until a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -135,6 +135,9 @@ class TrainingConfig:
     """Steps between checkpoints; None saves at the end only."""
     keep_last: int = 2
     """Checkpoints kept beside the best."""
+    async_checkpoints: bool = True
+    """Write a checkpoint while training goes on, from a copy in the memory of the leading rank: 12
+    bytes a trained value, 16 with ema_decay. Without it the steps wait for the disk."""
     best_metric: str | None = None
     """Metric that decides which checkpoint is best, such as `vqa/accuracy`; None takes
     `validation/loss`."""

@@ -1,6 +1,6 @@
 """DeepSpeed: the only file that imports it.
 
-The loop sees a few verbs (forward, backward, step, save, load); which ZeRO stage runs, and where
+The loop sees a few verbs (forward, backward, step, full_state); which ZeRO stage runs, and where
 parameters and optimizer states lie, stays in here.
 """
 
@@ -14,18 +14,17 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from model.tuning import TunedModel
 from pipeline.config import RunConfig
-from pipeline.errors import CheckpointError, ConfigError, TrainingError
+from pipeline.errors import ConfigError
 from pipeline.training.averaging import MovingAverage
 from pipeline.training.data import Batch
 from pipeline.training.deepspeed_config import deepspeed_config
+from pipeline.training.deepspeed_state import DeepSpeedState
 from pipeline.training.parameter_groups import ParameterGroup, parameter_groups, prompt_groups
 from pipeline.training.prompt_adamw import PromptAdamW, PromptClipping
 from pipeline.training.world import (
@@ -47,9 +46,6 @@ logging.disable(logging.NOTSET)
 # Its calls of torch.distributed, once a rank; nothing that a user could change.
 warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
 deepspeed_logger.setLevel(logging.WARNING)
-
-_MODEL_FILE = ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_model_states.pt")
-"""DeepSpeed's name of the file that lists the parameters, below stage 3 and in it."""
 
 
 def join_world(config: RunConfig) -> World:
@@ -153,6 +149,7 @@ class Engine:
         )
         decay = config.training.ema_decay
         self._average = None if decay is None else MovingAverage(self._held, decay)
+        self._state = DeepSpeedState(self._engine, model, self._average, world)
 
     def train(self) -> None:
         """Training mode."""
@@ -217,10 +214,6 @@ class Engine:
         # DeepSpeed hangs the shard on the parameter.
         return {name: vars(parameter)["ds_tensor"].data for name, parameter in trained.items()}
 
-    def _average_file(self, place: Path) -> Path:
-        own = f"-rank-{self._world.rank}" if self._stage == 3 else ""
-        return place / f"average{own}.safetensors"
-
     def _collected(self) -> TunedModel:
         """A plain copy: the sharded modules gather and release by themselves at each call."""
         copy = self._rebuild()
@@ -233,62 +226,28 @@ class Engine:
                     target.copy_(source)
         return copy.to(self._world.device)
 
-    def save(self, folder: Path, tag: str) -> None:
-        """Writes trained parameters, their averages and optimizer states into folder/tag.
+    def full_state(self) -> dict[str, Tensor]:
+        """What is trained and what its optimizer remembers, as `DeepSpeedState.full` names it.
 
-        Every rank calls it.
+        Every rank calls it; the leading one gets copies, the others nothing.
 
         Raises:
-            TrainingError: a file cannot be written.
+            TrainingError: another rank is gone.
         """
         try:
-            self._engine.save_checkpoint(
-                str(folder), tag=tag, save_latest=False, exclude_frozen_parameters=True
-            )
-            if self._average is not None and (self._world.leads or self._stage == 3):
-                self._average.save(self._average_file(folder / tag))
-        except (OSError, RuntimeError, SafetensorError) as error:
-            rank = self._world.rank
+            return self._state.full()
+        except RuntimeError as error:
             if is_lost_contact(error):
-                raise lost_contact(rank, error) from error
-            raise TrainingError(f"rank {rank} cannot save {folder / tag}: {error}") from error
+                raise lost_contact(self._world.rank, error) from error
+            raise
 
-    def check_saved(self, place: Path) -> None:
-        """Reads a checkpoint of this engine again and looks for everything that is trained.
-
-        Raises:
-            CheckpointError: a trained parameter is not in it.
-        """
-        # Our own file, written a moment ago: DeepSpeed keeps more than tensors in it.
-        saved = torch.load(
-            place / _MODEL_FILE[self._stage == 3], map_location="cpu", weights_only=False
-        )
-        shapes: dict[str, object] = {}
-        for group in saved["param_shapes"] or ():
-            shapes |= group
-        names = {name for name, p in self._engine.module.named_parameters() if p.requires_grad}
-        held = set(shapes) if self._stage else set(saved["module"])
-        missing = sorted(names - held)
-        if missing:
-            raise CheckpointError(f"{place} lacks {missing[0]} and {len(missing) - 1} more")
-
-    def load(self, folder: Path, tag: str) -> None:
-        """Takes back what save wrote, with as many ranks and the same stage.
+    def take_full_state(self, tensors: dict[str, Tensor]) -> None:
+        """Takes what `full_state` returned, also of another stage or number of ranks.
 
         Raises:
-            CheckpointError: it does not fit this run.
+            CheckpointError: the tensors don't fit; nothing is taken.
         """
-        try:
-            found, _ = self._engine.load_checkpoint(
-                str(folder), tag=tag, load_module_strict=False, load_lr_scheduler_states=False
-            )
-        except (OSError, RuntimeError, KeyError, ValueError, AssertionError) as error:
-            line = " ".join(str(error).split())[:300]
-            raise CheckpointError(f"{folder / tag} cannot be loaded: {line}") from error
-        if found is None:
-            raise CheckpointError(f"{folder / tag} holds no checkpoint")
-        if self._average is not None:
-            self._average.load(self._average_file(folder / tag))
+        self._state.take(tensors)
 
 
 def _groups(model: TunedModel, config: RunConfig) -> list[ParameterGroup]:

@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 import fcntl
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from pipeline.config import RunConfig, load, save
-from pipeline.config_tree import plain
+from pipeline.config import RunConfig, save
 from pipeline.errors import ConfigError, TrainingError
 from pipeline.training.checkpoint import CHECKPOINTS, LATEST
+from pipeline.training.checkpoint_folder import checkpoints_in
+from pipeline.training.resume import Resume, check_settings
 
 CONFIG = "config.yaml"
 INTERRUPTED = "interrupted"
 """Present while a run that was asked to stop waits to be continued."""
 _LOCK = ".lock"
-_FREE = (
-    "output_dir",
-    "tracking.",
-    "evaluation.",
-    "engine.threads_per_process",
-    "engine.peak_tflops",
-    "data.cache_",
-    "data.loader",
-    "data.prefetch_steps",
-    "data.pin_memory",
-    "training.log_every_steps",
-    "training.save_every_steps",
-    "training.keep_last",
-    "training.step_timeout_s",
-)
-"""Settings that change nothing about what comes out of a run."""
 
 
 def run_folder(config: RunConfig) -> Path:
@@ -41,26 +24,26 @@ def run_folder(config: RunConfig) -> Path:
     return Path(config.output_dir) / config.name
 
 
-def check_folder(config: RunConfig, resume: bool) -> None:
+def check_folder(config: RunConfig, ranks: int, resume: Resume | None) -> None:
     """Refuses to overwrite a run, or to continue it as another.
+
+    Args:
+        config: The run.
+        ranks: Number of ranks that will train.
+        resume: How to continue it; None begins it.
 
     Raises:
         ConfigError: the folder holds a run, and it is not to be continued or has other settings.
+        CheckpointError: its checkpoint is damaged.
     """
     folder = run_folder(config)
-    if not (folder / CHECKPOINTS / LATEST).is_file():
-        return
-    if not resume:
+    if resume is not None:
+        check_settings(folder, config, ranks, resume)
+    elif (folder / CHECKPOINTS / LATEST).is_file() or checkpoints_in(folder / CHECKPOINTS):
         raise ConfigError(
             f"name = {config.name!r}: {folder} holds a run; --resume continues it, another name"
             " starts a new one"
         )
-    before, now = _flat(plain(load(RunConfig, [folder / CONFIG]))), _flat(plain(config))
-    for path in sorted(set(before) | set(now)):
-        if before.get(path) != now.get(path) and not path.startswith(_FREE):
-            raise ConfigError(
-                f"{path} = {now.get(path)}: the run that is to be continued has {before.get(path)}"
-            )
 
 
 @contextmanager
@@ -80,13 +63,3 @@ def locked(config: RunConfig) -> Iterator[Path]:
         (folder / INTERRUPTED).unlink(missing_ok=True)
         save(config, folder / CONFIG)
         yield folder
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, str]:
-    if not isinstance(tree, dict):
-        return {prefix.removesuffix("."): json.dumps(tree)}
-    return {
-        path: value
-        for key, branch in tree.items()
-        for path, value in _flat(branch, f"{prefix}{key}.").items()
-    }

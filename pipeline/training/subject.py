@@ -11,6 +11,9 @@ from model.tuning import TunedModel, build_tuned_model
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
 
+BUFFER = "buffer/"
+"""Before the names of buffers in a checkpoint."""
+
 
 def build_model(config: RunConfig) -> TunedModel:
     """The base with what is tuned, on the CPU, the same on every rank.
@@ -47,3 +50,15 @@ def batch_statistics(base: OFA) -> list[torch.Tensor]:
     norms = [module for module in base.modules() if isinstance(module, nn.BatchNorm2d)]
     found = [tensor for norm in norms for tensor in (norm.running_mean, norm.running_var)]
     return [tensor for tensor in found if tensor is not None]
+
+
+def moved_buffers(model: TunedModel) -> dict[str, torch.Tensor]:
+    """What training moves without a gradient, BatchNorm's own, as a checkpoint names it."""
+    if not model.base.batch_norm_trains:
+        return {}
+    return {
+        f"{BUFFER}{prefix}.{name}": buffer
+        for prefix, module in model.named_modules()
+        if isinstance(module, nn.BatchNorm2d)
+        for name, buffer in module.named_buffers(recurse=False)
+    }

@@ -15,13 +15,10 @@ import torch
 
 from model.checkpoint import fingerprint
 from pipeline.config import RunConfig
-from pipeline.errors import EXIT_INTERRUPTED, CheckpointError, ConfigError, TrainingError
-from pipeline.training.checkpoint import (
-    Best,
-    CheckpointFolder,
-    RunState,
-    read_state,
-)
+from pipeline.config_tree import plain
+from pipeline.errors import EXIT_INTERRUPTED, TrainingError
+from pipeline.training.checkpoint import Best, RunState
+from pipeline.training.checkpoint_folder import CheckpointFolder
 from pipeline.training.cut_texts import CutReport
 from pipeline.training.data import Batch
 from pipeline.training.engine import Engine, join_world, leave_world
@@ -34,24 +31,30 @@ from pipeline.training.peers import Peers, telling_fates
 from pipeline.training.prompt_losses import count_tokens
 from pipeline.training.prompt_selection import selection_of
 from pipeline.training.reporting import Reporter
+from pipeline.training.resume import Resume, continuation
 from pipeline.training.run_folder import INTERRUPTED, check_folder, locked, run_folder
 from pipeline.training.schedule import learning_rate, total_steps
 from pipeline.training.signals import StopRequest
 from pipeline.training.spans import COLLECTIVE, DATA_WAIT, SAVING, VALIDATION, Spans
 from pipeline.training.step import NotFinite, seed_step, train_step
-from pipeline.training.subject import batch_statistics, build_model, frozen_fingerprint
+from pipeline.training.subject import (
+    batch_statistics,
+    build_model,
+    frozen_fingerprint,
+    moved_buffers,
+)
 from pipeline.training.summary import TrainingResult, write_summary
 from pipeline.training.validation import Validator
 from pipeline.training.watchdog import STACKS_SIGNAL, Watchdog
 from pipeline.training.window import Window
-from pipeline.training.world import World, threads_of_a_rank
+from pipeline.training.world import World, environment_rank, threads_of_a_rank
 
 
 def train(
     config: RunConfig,
     hooks: Sequence[Hook] = (),
     *,
-    resume: bool = False,
+    resume: Resume | None = None,
     stop: StopRequest | None = None,
 ) -> TrainingResult:
     """Trains, as one rank of those that the launcher started.
@@ -59,7 +62,7 @@ def train(
     Args:
         config: The run.
         hooks: Told on rank 0 what happens.
-        resume: Continue from the newest checkpoint of the run's folder, if it has one.
+        resume: Continue from a checkpoint of the run's folder, if it has one; None begins a run.
         stop: Takes requests to stop already; None takes them from here to the end.
 
     Raises:
@@ -68,7 +71,8 @@ def train(
         CheckpointError: the base or a checkpoint is missing, damaged or does not fit.
         TrainingError: the run broke; with exit_code 75 it was asked to stop and can be resumed.
     """
-    check_folder(config, resume)
+    _, ranks, _ = environment_rank() or (0, 1, 0)
+    check_folder(config, ranks, resume)
     torch.set_num_threads(threads_of_a_rank(config.engine.threads_per_process))
     with contextlib.ExitStack() as stack:
         stop = stop or stack.enter_context(StopRequest())
@@ -103,7 +107,9 @@ class _Run:
         inputs = open_inputs(config, model.base.config, world, stack)
         self.loader, self.validator = inputs.loader, inputs.validator
         self.epoch_length = inputs.epoch_length
-        self.checkpoints = CheckpointFolder(self.run_dir, world, config.training.keep_last)
+        self.checkpoints = stack.enter_context(
+            CheckpointFolder(self.run_dir, world, config.training)
+        )
         base_fingerprint = fingerprint(model.base)
         self.frozen = frozen_fingerprint(model, base_fingerprint)
         self.state = RunState(
@@ -113,10 +119,13 @@ class _Run:
             datasets=inputs.datasets,
             ranks=world.size,
             zero_stage=config.engine.zero_stage,
+            global_batch=self.loader.global_batch,
             seconds=0.0,
+            config=plain(config),
         )
         self.engine = Engine(model, config, world, lambda: build_model(config))
         self.statistics = batch_statistics(model.base)
+        self.buffers = moved_buffers(model)
         self.reporter = Reporter(config, hooks, leads=world.leads)
         self.selection = selection_of(config)
         self.spans = Spans()
@@ -139,10 +148,10 @@ class _Run:
         )
         self.stop.listener.on(STACKS_SIGNAL, self.watchdog.write_stacks)
 
-    def train(self, resume: bool) -> TrainingResult:
-        """Runs from the newest checkpoint, or from the start, to the end."""
-        if resume:
-            self._continue()
+    def train(self, resume: Resume | None) -> TrainingResult:
+        """Runs from a checkpoint, or from the start, to the end."""
+        if resume is not None:
+            self._continue(resume)
         before = self.state.base_fingerprint
         first, total = self.state.step, self.state.total_steps
         # Of two ranks, a request would end one that is here and only be noted by the other.
@@ -179,26 +188,14 @@ class _Run:
                 return
             yield batches
 
-    def _continue(self) -> None:
-        place = self.checkpoints.latest()
-        if place is None:
-            return
-        saved, now = read_state(place), self.state
-        if saved.base_fingerprint != now.base_fingerprint:
-            raise CheckpointError(
-                f"base.path = {self.config.base.path!r} is {now.base_fingerprint}, but {place} was"
-                f" made with {saved.base_fingerprint}"
-            )
-        for what in ("datasets", "ranks", "zero_stage", "total_steps"):
-            if getattr(saved, what) != getattr(now, what):
-                raise ConfigError(
-                    f"{place} cannot be continued: {what} was {getattr(saved, what)} and is now"
-                    f" {getattr(now, what)}"
-                )
-        self.checkpoints.load(self.engine, place)
-        self.state = saved
+    def _continue(self, resume: Resume) -> None:
+        found = continuation(self.run_dir, self.config, self.state, resume, told=self.world.leads)
+        if found is not None:
+            self.checkpoints.load(self.engine, self.buffers, found.place, found.tensors)
+            self.state = found.state
 
     def _step(self, batches: Sequence[Batch]) -> None:
+        self.checkpoints.check()
         config, step = self.config, self.state.step
         objective = objective_of(config.training, step)
         counts = count_tokens(objective, batches, len(config.prompt_names()) or 1)
@@ -272,7 +269,7 @@ class _Run:
 
     def _save(self) -> None:
         with self.window.paused(), self.spans(SAVING):
-            self.checkpoints.save(self.engine, self._timed_state())
+            self.checkpoints.save(self.engine, self.buffers, self._timed_state())
         self.watchdog.progressed()
 
     def _timed_state(self) -> RunState:
@@ -282,6 +279,7 @@ class _Run:
     def _interrupt(self) -> None:
         """Saves and leaves, at the same step on all ranks."""
         self._save()
+        self.checkpoints.wait()
         step = self.state.step
         if self.world.leads:
             (self.run_dir / INTERRUPTED).write_text(f"{step}\n", encoding="utf-8")
@@ -292,6 +290,7 @@ class _Run:
         )
 
     def _finish(self, before: str) -> TrainingResult:
+        self.checkpoints.wait()
         with self.engine.whole_model() as model:
             after = fingerprint(model.base)
             if frozen_fingerprint(model, after) != self.frozen:

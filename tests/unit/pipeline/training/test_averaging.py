@@ -1,14 +1,11 @@
-"""Moving averages: their values, their stay in the live tensors, and their file."""
+"""Moving averages: their values, their stay in the live tensors, and what comes back."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from pipeline.errors import CheckpointError
 from pipeline.training.averaging import MovingAverage
 
 
@@ -49,28 +46,3 @@ def test_what_was_there_comes_back_bit_by_bit_also_after_an_error() -> None:
     with pytest.raises(KeyError):
         break_off()
     assert torch.equal(live["a"], before)
-
-
-def test_a_saved_average_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    live = _live()
-    average = MovingAverage(lambda: live, 0.9)
-    live["a"].add_(1.0)
-    average.update(1)
-    average.save(tmp_path / "average.safetensors")
-    other = MovingAverage(lambda: live, 0.9)
-    other.load(tmp_path / "average.safetensors")
-    for running in (average, other):
-        running.update(2)
-    ours, theirs = _averages(other, live), _averages(average, live)
-    assert all(torch.equal(ours[name], theirs[name]) for name in live)
-
-
-def test_another_models_average_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "average.safetensors"
-    MovingAverage(_live, 0.9).save(path)
-    other = MovingAverage(lambda: {"a": torch.zeros(3)}, 0.9)
-    with pytest.raises(CheckpointError, match="other parameters"):
-        other.load(path)
-    path.write_bytes(b"nothing")
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        other.load(path)

@@ -18,6 +18,7 @@ START = RunState(
     datasets={},
     ranks=1,
     zero_stage=1,
+    global_batch=4,
     seconds=0.0,
 )
 
