@@ -57,15 +57,7 @@ def open_inputs(
     check_cache(readers, data, max(1, world.size // ranks_here()))
     order = build_order(readers, data, config.seed)
     answers = close_answers(config, readers, world)
-    collate = Collator(
-        tokenizer,
-        base,
-        image_size,
-        max_source_length=data.max_source_length,
-        max_target_length=data.max_target_length,
-        answers=answers,
-        constrained=config.training.constrain_loss,
-    )
+    collate = _collator(config, base, tokenizer, answers)
     loader = Loader(
         order,
         BatchMaker(readers, collate, config.seed, data.augmentation),
@@ -90,4 +82,18 @@ def open_inputs(
         validator=validator,
         epoch_length=order.epoch_length,
         datasets={str(reader.folder): reader.manifest.digest for reader in readers},
+    )
+
+
+def _collator(
+    config: RunConfig, base: OFAConfig, tokenizer: OFATokenizer, answers: tuple[str, ...]
+) -> Collator:
+    return Collator(
+        tokenizer,
+        base,
+        config.data.image_size or base.image_size,
+        max_source_length=config.data.max_source_length,
+        max_target_length=config.data.max_target_length,
+        answers=answers,
+        constrained=config.training.constrain_loss,
     )
