@@ -57,6 +57,14 @@ def allowed_twice(allowed: Allowed | None, rows: int) -> Allowed | None:
     return torch.cat([allowed, allowed + behind])
 
 
+def allowed_of_rows(allowed: Allowed | None, row_R: Tensor) -> Allowed | None:
+    """What may be said in a batch of some rows of another, in their new order."""
+    if not isinstance(allowed, Tensor):
+        return allowed
+    entry_M, new_row_M = (allowed[:, :1] == row_R).nonzero(as_tuple=True)
+    return torch.cat([new_row_M[:, None], allowed[entry_M, 1:]], dim=1) if len(entry_M) else None
+
+
 def _allowed_in(labels: list[int], constraint: Constraint | None) -> list[Tensor]:
     """The ids [*] that may stand in the place of each label; empty where any may."""
     if isinstance(constraint, Trie):

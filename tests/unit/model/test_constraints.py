@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.constraints import Constraint, allowed_tokens, allowed_twice
+from model.constraints import Constraint, allowed_of_rows, allowed_tokens, allowed_twice
 from model.losses import LossOutput, label_smoothed_loss
 from model.trie import Trie
 
@@ -103,6 +103,18 @@ def test_a_range_that_all_rows_share_stays_a_range() -> None:
     listed = allowed_tokens([[14, 15], [16]], [BINS, (15, 18)], EOS)
     assert isinstance(listed, Tensor)
     assert listed[listed[:, 0] == 1][:, 2].unique().tolist() == [0, 1, 2, 3, 15, 16, 17]
+
+
+@pytest.mark.parametrize("rows", [[2], [3, 0], [0, 1, 2, 3], [1, 2]])
+def test_some_rows_of_a_batch_keep_their_constraints(rows: list[int]) -> None:
+    found = allowed_of_rows(allowed_tokens(TARGETS, ROWS, EOS), torch.tensor(rows))
+    expected = allowed_tokens([TARGETS[row] for row in rows], [ROWS[row] for row in rows], EOS)
+    assert allowed_of_rows(BINS, torch.tensor(rows)) == BINS
+    if not isinstance(expected, Tensor):
+        assert found is expected is None
+        return
+    assert isinstance(found, Tensor)
+    assert sorted(found.tolist()) == sorted(expected.tolist())
 
 
 @pytest.mark.parametrize("answer", [[8], [5, 6, 7], [7, 8], []])
