@@ -57,14 +57,12 @@ def allowed_twice(allowed: Allowed | None, rows: int) -> Allowed | None:
     return torch.cat([allowed, allowed + behind])
 
 
-def allowed_in_rows(allowed: Allowed | None, rows_N: Tensor) -> Allowed | None:
-    """What may be said in some rows of a batch, int64 [N] and rising, as a batch of their own."""
+def allowed_of_rows(allowed: Allowed | None, row_R: Tensor) -> Allowed | None:
+    """What may be said in a batch of some rows of another, in their new order."""
     if not isinstance(allowed, Tensor):
         return allowed
-    row_P = allowed[:, 0].contiguous()
-    place_P = torch.searchsorted(rows_N, row_P).clamp(max=len(rows_N) - 1)
-    kept = rows_N[place_P] == row_P
-    return torch.cat([place_P[:, None], allowed[:, 1:]], dim=1)[kept] if kept.any() else None
+    entry_M, new_row_M = (allowed[:, :1] == row_R).nonzero(as_tuple=True)
+    return torch.cat([new_row_M[:, None], allowed[entry_M, 1:]], dim=1) if len(entry_M) else None
 
 
 def _allowed_in(labels: list[int], constraint: Constraint | None) -> list[Tensor]:

@@ -87,19 +87,18 @@ def label_smoothed_loss(
     # Flat places and not a boolean mask: the backward pass of a mask sorts its places.
     place_N = labelled_BT.flatten().nonzero().squeeze(1)
     target_N = target_BT.flatten()[place_N]
-    logits_NK = logits_BTV.flatten(0, 1).index_select(0, place_N)
+    logits_NV = logits_BTV.flatten(0, 1).index_select(0, place_N)
     allowed_NK = None
     if allowed_range is not None:
-        logits_NK, target_N = restrict(logits_NK, target_N, allowed_range)
-    elif constraint_mask_BTV is not None:
-        allowed_NK = constraint_mask_BTV.flatten(0, 1).index_select(0, place_N)
-        logits_NK = logits_NK.masked_fill(~allowed_NK, float("-inf"))
-    elif allowed_P3 is not None:
-        flat_P = allowed_P3[:, 0] * target_BT.shape[1] + allowed_P3[:, 1]
-        # place_N rises, so a flat place is found by search.
-        label_P = torch.searchsorted(place_N, flat_P)
-        logits_NK, target_N, allowed_NK = _listed(logits_NK, target_N, label_P, allowed_P3[:, 2])
-        logits_NK = logits_NK.masked_fill(~allowed_NK, float("-inf"))
+        logits_NK, target_N = restrict(logits_NV, target_N, allowed_range)
+    else:
+        if constraint_mask_BTV is not None:
+            allowed_NK = constraint_mask_BTV.flatten(0, 1).index_select(0, place_N)
+        elif allowed_P3 is not None:
+            logits_NV, target_N, allowed_NK = _listed(
+                logits_NV, target_N, allowed_P3, place_N, target_BT.shape[1]
+            )
+        logits_NK = _masked(logits_NV, allowed_NK)
     log_probs_NK = F.log_softmax(logits_NK, dim=-1, dtype=torch.float32)
     weight_N = None
     if confidence_B is not None:
@@ -115,14 +114,21 @@ def label_smoothed_loss(
     )
 
 
+def _masked(logits_NK: Tensor, allowed_NK: Tensor | None) -> Tensor:
+    return logits_NK if allowed_NK is None else logits_NK.masked_fill(~allowed_NK, float("-inf"))
+
+
 def _listed(
-    logits_NV: Tensor, target_N: Tensor, label_P: Tensor, id_P: Tensor
+    logits_NV: Tensor, target_N: Tensor, allowed_P3: Tensor, place_N: Tensor, length: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return logits [N, K], labels as columns of them and the mask [N, K] of listed tokens.
 
     A label without any listed token may be all; where there is none such, only the columns that are
     listed at all are kept, which are few.
     """
+    row_P, at_P, id_P = allowed_P3.unbind(1)
+    # place_N rises, so a flat place is found by search.
+    label_P = torch.searchsorted(place_N, row_P * length + at_P)
     free_N = torch.ones_like(target_N, dtype=torch.bool)
     free_N[label_P] = False
     if not bool(free_N.any()):

@@ -87,6 +87,16 @@ class RunConfig:
                 f"schedule.final_lr = {self.schedule.final_lr}: must not be above optimizer.lr ="
                 f" {self.optimizer.lr}, from which the rate decays"
             )
+        self._check_answers()
+        if self.data.streams % self.engine.processes:
+            raise ConfigError(
+                f"engine.processes = {self.engine.processes}: must divide data.streams ="
+                f" {self.data.streams}, so that every rank reads whole streams"
+            )
+        if self.tuning.prefix.per_task:
+            self._check_prompts()
+
+    def _check_answers(self) -> None:
         if "vqa" in self.training.constrain_loss and self.data.vqa.answers == "open":
             raise ConfigError(
                 "training.constrain_loss names vqa: needs data.vqa.answers = closed, since open"
@@ -98,13 +108,6 @@ class RunConfig:
                 f"evaluation.vqa = {self.evaluation.vqa}: needs a list of answers, from"
                 " data.vqa.answers = closed or evaluation.vqa_answers"
             )
-        if self.data.streams % self.engine.processes:
-            raise ConfigError(
-                f"engine.processes = {self.engine.processes}: must divide data.streams ="
-                f" {self.data.streams}, so that every rank reads whole streams"
-            )
-        if self.tuning.prefix.per_task:
-            self._check_prompts()
 
     def prompt_names(self) -> tuple[str, ...]:
         """The prompts that rows choose from, each named as its task; empty without per_task.

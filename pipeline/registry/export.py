@@ -29,6 +29,7 @@ from pipeline.registry.scores import (
     run_scores,
 )
 from pipeline.registry.store import PromptRegistry, RegisteredPrompt
+from pipeline.tasks.vqa import VQA
 from pipeline.tracking.config import DEFAULT_OUTPUT_DIR, TrackingConfig, resolve_store
 from pipeline.tracking.identity import read_identity
 from pipeline.training.closed_answers import answers_of_run
@@ -73,16 +74,17 @@ def export_run(
     base_fingerprint = fingerprint(base)
     model = build_tuned_model(base, config.tuning)
     model.load_trainable_state(_trainable(run / BEST_WEIGHTS))
+    tasks = _tasks(config)
     meta = describe_prompt(
         model,
         name=config.name,
-        tasks=_tasks(config),
+        tasks=tasks,
         base_fingerprint=base_fingerprint,
         tokenizer_digest=OFATokenizer.from_file(
             resolve_base(config.base.path) / "tokenizer.json"
         ).digest,
         image_size=config.data.image_size or base.config.image_size,
-        answers=answers_of_run(run),
+        answers=answers_of_run(run) if VQA.name in tasks else (),
         data=_data(config) + measured.data,
         config=plain(config),
         metrics=measured.metrics,

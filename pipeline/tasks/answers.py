@@ -15,6 +15,9 @@ from pipeline.errors import ConfigError
 ANSWERS_FILE = "answers.json"
 """In the folder of a run whose answers are closed."""
 
+_LONGEST = 200
+"""Characters of an answer; those of VQAv2 are a few words."""
+
 
 def favourites(samples: Iterable[Sample]) -> Counter[str]:
     """How many questions have each answer as the one that most annotators gave."""
@@ -38,18 +41,25 @@ def read_answers(path: str | Path) -> tuple[str, ...]:
     """Reads a list of answers: UTF-8, one a line, without blank lines and repeated ones.
 
     Raises:
-        ConfigError: the file cannot be read, or holds no answer.
+        ConfigError: the file cannot be read, holds no answer, or one that is no short text.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"list of answers {path} cannot be read: {error}") from error
-    answers = tuple(dict.fromkeys(filter(_is_answer, map(str.strip, text.split("\n")))))
+    lines = [line.strip() for line in text.split("\n")]
+    for number, line in enumerate(lines, 1):
+        if len(line) > _LONGEST:
+            raise ConfigError(
+                f"list of answers {path}, line {number} has {len(line)} characters: an answer has"
+                f" at most {_LONGEST}"
+            )
+    answers = tuple(dict.fromkeys(filter(_is_answer, lines)))
     if not answers:
         raise ConfigError(f"list of answers {path} is empty: one answer a line is needed")
     return answers
 
 
 def _is_answer(text: str) -> bool:
-    """Whether a text can stand on a line of its own."""
-    return bool(text.strip()) and not any(mark in text for mark in "\n\r")
+    """Whether a text can stand on a line of its own, and is short enough to be searched."""
+    return 0 < len(text.strip()) <= _LONGEST and not any(mark in text for mark in "\n\r")

@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.config import RunConfig
 from pipeline.errors import CheckpointError, ConfigError, DataError
+from pipeline.prompt_folders import owning_run
 from pipeline.tasks.answers import ANSWERS_FILE, favourites, most_frequent, read_answers
 from pipeline.training.checkpoint import write_json_whole, writing
 from pipeline.training.data import ShardReader
@@ -61,12 +62,12 @@ def close_answers(
 
 
 def answers_of_run(run_dir: Path) -> tuple[str, ...]:
-    """The only answers of a run; none where its answers are open.
+    """The only answers of a run, or of one of its prompts; none where its answers are open.
 
     Raises:
         CheckpointError: their file is damaged.
     """
-    path = run_dir / ANSWERS_FILE
+    path = owning_run(run_dir) / ANSWERS_FILE
     return tuple(_read(path)["answers"]) if path.is_file() else ()
 
 

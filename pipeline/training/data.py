@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from PIL import Image
@@ -232,30 +232,27 @@ class Collator:
         """
         vocab = self._config.vocab
         samples = tuple(sample for sample, _ in records)
-        whole_sources = [self._tokenizer.encode(sample.instruction) for sample in samples]
-        sources = [ids[: self._max_source_length - 2] for ids in whole_sources]
-        whole_targets = [
+        sources = [self._source(sample) for sample in samples]
+        targets = [
             self._target(sample, rngs[at] if rngs else None) for at, sample in enumerate(samples)
         ]
-        targets = [
-            self._shortened(sample, ids) for sample, ids in zip(samples, whole_targets, strict=True)
-        ]
+        labels = [target.ids for target in targets]
         return Batch(
             uids=tuple(sample.uid for sample in samples),
             tasks=tuple(sample.task for sample in samples),
             samples=samples,
-            source_ids_BS=_pad([[vocab.bos, *ids, vocab.eos] for ids in sources], vocab.pad),
+            source_ids_BS=_pad([[vocab.bos, *text.ids, vocab.eos] for text in sources], vocab.pad),
             images_BCHW=torch.stack([to_pixels(image, self._image_size) for _, image in records]),
             image_present_B=torch.ones(len(samples), dtype=torch.bool),
-            decoder_ids_BT=_pad([[vocab.bos, *ids] for ids in targets], vocab.pad),
-            target_BT=_pad([[*ids, vocab.eos] for ids in targets], vocab.pad),
+            decoder_ids_BT=_pad([[vocab.bos, *ids] for ids in labels], vocab.pad),
+            target_BT=_pad([[*ids, vocab.eos] for ids in labels], vocab.pad),
             confidence_B=torch.tensor([self._task(s).confidence(s) for s in samples]),
             prompt_index_B=torch.tensor([self._prompt(sample) for sample in samples]),
-            tokens=sum(len(ids) + 1 for ids in targets),
-            cut_sources=sum(a != b for a, b in zip(sources, whole_sources, strict=True)),
-            cut_targets=sum(a != b for a, b in zip(targets, whole_targets, strict=True)),
+            tokens=sum(len(ids) + 1 for ids in labels),
+            cut_sources=sum(text.cut for text in sources),
+            cut_targets=sum(text.cut for text in targets),
             allowed=allowed_tokens(
-                targets, [self._constraints.get(s.task) for s in samples], vocab.eos
+                labels, [self._constraints.get(s.task) for s in samples], vocab.eos
             ),
         )
 
@@ -265,22 +262,29 @@ class Collator:
     def _prompt(self, sample: Sample) -> int:
         return self._prompt_of[sample.task] if self._prompt_of else 0
 
-    def _target(self, sample: Sample, rng: random.Random | None) -> list[int]:
-        return self._task(sample).target_ids(
-            sample, self._tokenizer, self._config, self._image_size, rng
-        )
+    def _source(self, sample: Sample) -> _Text:
+        ids, limit = self._tokenizer.encode(sample.instruction), self._max_source_length - 2
+        return _Text(ids[:limit], len(ids) > limit)
 
-    def _shortened(self, sample: Sample, ids: list[int]) -> list[int]:
-        limit = self._max_target_length - 1
+    def _target(self, sample: Sample, rng: random.Random | None) -> _Text:
+        task, limit = self._task(sample), self._max_target_length - 1
+        ids = task.target_ids(sample, self._tokenizer, self._config, self._image_size, rng)
         if len(ids) <= limit:
-            return ids
-        kept = self._task(sample).shortened(ids, limit, self._config)
+            return _Text(ids, False)
+        kept = task.shortened(ids, limit, self._config)
         if not kept:
             raise DataError(
-                f"data.max_target_length = {limit + 1} tokens are too few for the {sample.task} of"
+                f"data.max_target_length = {limit + 1} tokens are too few for the {task.name} of"
                 f" sample {sample.uid!r}: its shortest whole part is longer"
             )
-        return kept
+        return _Text(kept, True)
+
+
+class _Text(NamedTuple):
+    """Ids without bos and eos, and whether some are missing."""
+
+    ids: list[int]
+    cut: bool
 
 
 def _pad(rows: Sequence[Sequence[int]], pad: int) -> Tensor:

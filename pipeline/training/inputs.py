@@ -58,16 +58,7 @@ def open_inputs(
     check_cache(readers, data, max(1, world.size // ranks_here()))
     order = build_order(readers, data, config.seed)
     answers = close_answers(config, readers, world)
-    collate = Collator(
-        tokenizer,
-        base,
-        image_size,
-        max_source_length=data.max_source_length,
-        max_target_length=data.max_target_length,
-        answers=answers,
-        constrained=config.training.constrain_loss,
-        prompt_names=config.prompt_names(),
-    )
+    collate = _collator(config, base, tokenizer, answers)
     loader = Loader(
         order,
         BatchMaker(readers, collate, config.seed, data.augmentation),
@@ -104,3 +95,18 @@ def _check_measured(config: RunConfig, tasks: Collection[str]) -> None:
             f"data.validation has no sample of {unseen[0]}, whose prompt it is to judge; add a data"
             " set that has some, or validate on none"
         )
+
+
+def _collator(
+    config: RunConfig, base: OFAConfig, tokenizer: OFATokenizer, answers: tuple[str, ...]
+) -> Collator:
+    return Collator(
+        tokenizer,
+        base,
+        config.data.image_size or base.image_size,
+        max_source_length=config.data.max_source_length,
+        max_target_length=config.data.max_target_length,
+        answers=answers,
+        constrained=config.training.constrain_loss,
+        prompt_names=config.prompt_names(),
+    )

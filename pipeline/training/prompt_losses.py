@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.constraints import allowed_in_rows
+from model.constraints import allowed_of_rows
 from model.losses import PAD
 from pipeline.training.data import Batch
 from pipeline.training.objective import Objective
@@ -101,7 +101,7 @@ def _rows_of(batch: Batch, rows_N: Tensor) -> Batch:
         if name == "images_BCHW":
             fields[name] = value[:0]
         elif name == "allowed":
-            fields[name] = allowed_in_rows(value, rows_N)
+            fields[name] = allowed_of_rows(value, rows_N)
         elif isinstance(value, Tensor):
             fields[name] = value.index_select(0, rows_N)
         elif isinstance(value, tuple):

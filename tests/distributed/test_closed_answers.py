@@ -13,7 +13,7 @@ import torch
 
 from jobs.cli import main
 from pipeline.config import RunConfig
-from pipeline.errors import CheckpointError, ConfigError, DataError
+from pipeline.errors import CheckpointError, ConfigError, DataError, TrainingError
 from pipeline.registry.artifact import read_record
 from pipeline.registry.export import export_run
 from pipeline.registry.predictor import Predictor
@@ -172,6 +172,16 @@ def test_a_list_is_counted_again_only_of_other_data_or_settings(data: Path, tmp_
     assert closed_to(2) == 2
     with pytest.raises(DataError, match="cannot be opened"):
         closed_to(3)
+
+
+def test_a_list_that_cannot_be_written_is_said(data: Path, tmp_path: Path) -> None:
+    vqa = AnswerListConfig(answers="closed")
+    config = RunConfig(name="nowhere", output_dir=str(tmp_path), data=DataConfig(vqa=vqa))
+    with (
+        ShardReader(data) as reader,
+        pytest.raises(TrainingError, match=r"answers\.json cannot be written"),
+    ):
+        close_answers(config, [reader], ALONE)
 
 
 def test_one_rank_learns_what_two_ranks_learn(recipe: Path, base: Path, data: Path) -> None:

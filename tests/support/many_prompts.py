@@ -22,8 +22,10 @@ from pipeline.config import RunConfig
 from pipeline.config_reader import load
 from pipeline.training.data import Batch, Collator, ShardReader
 from pipeline.training.engine import Engine, join_world, leave_world
+from pipeline.training.flops import StepFlops
 from pipeline.training.objective import Objective
 from pipeline.training.prompt_losses import count_tokens
+from pipeline.training.spans import Spans
 from pipeline.training.step import train_step
 from pipeline.training.subject import build_model
 from pipeline.training.window import StepSums
@@ -79,6 +81,8 @@ def train(config: RunConfig, batches: Iterator[list[Batch]], world: World) -> di
             objective=objective,
             global_tokens=tokens,
             sums=StepSums(),
+            spans=Spans(),
+            flops=StepFlops(enabled=False),
             step=step,
             world=world,
         )

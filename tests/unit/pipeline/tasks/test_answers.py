@@ -38,7 +38,7 @@ def config(tokenizer: OFATokenizer) -> OFAConfig:
 
 
 def test_frequent_answers_stay_and_equal_ones_stand_by_the_alphabet() -> None:
-    counts = Counter({"red": 5, "b": 3, "a": 3, "rare": 1, " ": 9, "two\nlines": 9})
+    counts = Counter({"red": 5, "b": 3, "a": 3, "rare": 1, " ": 9, "two\nlines": 9, "x" * 201: 9})
     assert most_frequent(counts, 10, 2) == ("red", "a", "b")
     assert most_frequent(counts, 2, 1) == ("red", "a")
     assert most_frequent(counts, 10, 6) == ()
@@ -56,6 +56,13 @@ def test_a_file_without_answers_is_refused(tmp_path: Path, content: bytes | None
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ConfigError, match=r"list of answers .*answers\.txt (is empty|cannot be)"):
+        read_answers(path)
+
+
+def test_a_line_that_is_no_short_answer_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "answers.txt"
+    path.write_text("red\n" + "blue " * 50 + "\n")
+    with pytest.raises(ConfigError, match=r"line 2 has 249 characters: an answer has at most 200"):
         read_answers(path)
 
 

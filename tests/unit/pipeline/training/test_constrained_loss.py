@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,3 +160,20 @@ def test_closed_answers_constrain_the_questions_that_have_one_of_them(setting: S
     assert foreign.target_BT.equal(setting.batch(("vqa",), ()).target_BT)
     logits = logits_of(batch, setting.config)
     assert bool(torch.isfinite(Objective(label_smoothing=0.1).loss(logits, batch).loss_sum))
+
+
+def test_constraints_arrive_in_loader_processes(setting: Setting) -> None:
+    answers = ("yes", "no", "a rather long answer of many words " * 5)
+    collate = Collator(
+        setting.tokenizer,
+        setting.config,
+        SIZE,
+        answers=answers,
+        constrained=("vqa", "grounding", "entailment"),
+    )
+    sent = pickle.loads(pickle.dumps(collate))
+    with ShardReader(setting.data) as reader:
+        records = [reader.read(row) for row in range(len(reader))]
+    here, there = collate(records), sent(records)
+    assert isinstance(here.allowed, Tensor)
+    assert here.allowed.equal(there.allowed)
