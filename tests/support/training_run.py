@@ -79,7 +79,7 @@ def start(
     )
 
 
-def finish(process: subprocess.Popen[str], timeout_s: float = 400) -> tuple[int, str]:
+def finish(process: subprocess.Popen[str], timeout_s: float = 120) -> tuple[int, str]:
     """Waits for a command; its status and what it said."""
     try:
         said, _ = process.communicate(timeout=timeout_s)
