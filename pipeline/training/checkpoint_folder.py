@@ -54,7 +54,8 @@ class CheckpointFolder:
         self._writer = ThreadPoolExecutor(1, "checkpoint") if training.async_checkpoints else None
         self._pending: Future[None] | None = None
         self._held: int | None = None
-        """The step whose checkpoint this process has written or loaded."""
+        """The step of the newest checkpoint, where this process has written or loaded it: writing
+        it again would take it away for a moment."""
 
     def __enter__(self) -> Self:
         return self
@@ -142,7 +143,9 @@ class CheckpointFolder:
             fill(buffers, moved)
         except CheckpointError as error:
             raise CheckpointError(f"{place} cannot be loaded: {error}") from error
-        self._held = _step_of(place)
+        pointer = self.folder / LATEST
+        if pointer.is_file() and pointer.read_bytes().strip() == place.name.encode():
+            self._held = _step_of(place)
 
     def _write(self, state: RunState, tensors: dict[str, Tensor]) -> None:
         place = self.folder / f"{_STEP}{state.step:06d}"

@@ -9,7 +9,7 @@ optimizer takes for its parameter; so here is one way for all of them, and it mo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from pipeline.training.world import World
 PARAMETER = "parameter"
 AVERAGE = "average"
 STEP = "step"
+STEPS = "engine/steps"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's running means, as torch names them."""
 
@@ -80,7 +81,8 @@ class DeepSpeedState:
         Returns:
             On the leading rank copies on the CPU, all float32: `parameter/<name>`,
             `exp_avg/<name>`, `exp_avg_sq/<name>` of the parameter's shape, `step/<name>` without
-            dimensions, and `average/<name>` where the run keeps averages. Nothing on the others.
+            dimensions, `average/<name>` where the run keeps averages, and `engine/steps`, which
+            goes on where AdamW leaves parameters alone. Nothing on the others.
 
         Raises:
             RuntimeError: another rank is gone.
@@ -98,6 +100,8 @@ class DeepSpeedState:
                 for kind, row in zip(kinds, own, strict=True):
                     found[f"{kind}/{name}"] = row.reshape(shape).to("cpu", copy=True)
                 found[f"{STEP}/{name}"] = step[0].to("cpu", copy=True)
+        if self._world.leads:
+            found[STEPS] = torch.tensor(float(self._engine.global_steps))
         return found
 
     @torch.no_grad()
@@ -111,16 +115,10 @@ class DeepSpeedState:
             CheckpointError: names, shapes or types are others than this run's; nothing is taken.
         """
         self._check(tensors)
-        steps = {name: float(tensors[f"{STEP}/{name}"]) for name, _ in self._trained()}
-        latest = max(steps.values(), default=0.0)
-        # Where parameters share a flat tensor they share its count, whatever stage 0 has skipped.
-        counts: dict[int, float] = {}
-        for name, parameter in self._trained():
-            piece = self._piece(parameter)
-            if piece is not None:
-                counts[id(piece.flat)] = max(counts.get(id(piece.flat), 0.0), steps[name])
-        for flat in self._flats():
-            self._begun(flat, counts.get(id(flat), latest))
+        counts = {p: float(tensors[f"{STEP}/{n}"]) for n, p in self._trained()}
+        for flat, parameters in self._flats():
+            # What shares a flat tensor shares its count, also where stage 0 has skipped some of it.
+            self._begun(flat, max(counts[parameter] for parameter in parameters))
         for name, parameter in self._trained():
             whole = tensors[f"{PARAMETER}/{name}"]
             piece = self._piece(parameter)
@@ -134,23 +132,22 @@ class DeepSpeedState:
                 state = self._adam.state[piece.flat]
                 for kind in MOMENTS:
                     piece.within(state[kind]).copy_(piece.of(tensors[f"{kind}/{name}"]))
-            if self._stage == 0:
-                self._adam.state[parameter]["step"].fill_(steps[name])
             self._take_average(name, piece, tensors)
-        self._engine.global_steps = int(latest)
+        # Another engine may keep no count of its own.
+        latest = max(counts.values(), default=0.0)
+        self._engine.global_steps = int(tensors.get(STEPS, torch.tensor(latest)))
 
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((n, p) for n, p in self._model.named_parameters() if p.requires_grad)
 
-    def _flats(self) -> list[Tensor]:
+    def _flats(self) -> Iterator[tuple[Tensor, Sequence[nn.Parameter]]]:
+        """What the optimizer takes for its parameters, and the parameters in each."""
         if self._stage == 0:
-            return [parameter for _, parameter in self._trained()]
-        flats: list[Tensor] = (
-            self._zero.single_partition_of_fp32_groups
-            if self._stage < 3
-            else self._zero.fp32_partitioned_groups_flat
-        )
-        return flats
+            return ((parameter, (parameter,)) for _, parameter in self._trained())
+        zero = self._zero
+        if self._stage < 3:
+            return zip(zero.single_partition_of_fp32_groups, zero.bit16_groups, strict=True)
+        return zip(zero.fp32_partitioned_groups_flat, zero.fp16_groups, strict=True)
 
     def _piece(self, parameter: nn.Parameter) -> _Piece | None:
         if self._stage == 0:
@@ -216,7 +213,9 @@ class DeepSpeedState:
         wanted = {f"{k}/{n}": _shape(p) for n, p in self._trained() for k in kinds}
         wanted |= {f"{STEP}/{name}": torch.Size() for name, _ in self._trained()}
         problems = [f"{name} is missing" for name in sorted(wanted.keys() - tensors.keys())]
-        problems += [f"{name} is unexpected" for name in sorted(tensors.keys() - wanted.keys())]
+        problems += [
+            f"{name} is unexpected" for name in sorted(tensors.keys() - wanted.keys() - {STEPS})
+        ]
         for name in sorted(wanted.keys() & tensors.keys()):
             found = tensors[name]
             if found.shape != wanted[name]:

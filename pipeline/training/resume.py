@@ -212,13 +212,14 @@ def input_differences(saved: RunState, now: RunState) -> list[Difference]:
 def continued(saved: RunState, now: RunState, differences: list[Difference]) -> RunState:
     """The state that a run goes on with: as far as it had come, under the settings of now."""
     went_on = replace(
-        now,
-        step=saved.step,
-        seconds=saved.seconds,
-        best=saved.best,
-        mark=saved.mark,
-        stale=saved.stale,
-        prompts=saved.prompts,
+        saved,
+        total_steps=now.total_steps,
+        base_fingerprint=now.base_fingerprint,
+        datasets=now.datasets,
+        ranks=now.ranks,
+        zero_stage=now.zero_stage,
+        global_batch=now.global_batch,
+        config=now.config,
     )
     if any(difference.what.startswith(_SELECTION) for difference in differences):
         # Values of another kind do not compare.

@@ -103,9 +103,12 @@ def main(base: str) -> None:
             for name, tensor in former.items():
                 if name.startswith("exp_avg/"):
                     tensor.view(-1)[:1] = -0.0
+            # As where a part of the prompts has rested for a step.
+            former["engine/steps"].add_(1.0)
         assert begun.keys() == former.keys()
+        before = whole(engine, world)
         refuses_others(engine, former)
-        assert bits(whole(engine, world)) == bits(begun), "a refused state has left something"
+        assert bits(whole(engine, world)) == bits(before), "a refused state has left something"
         engine.take_full_state(former)
         # Before the first step of this engine, when its optimizer has made no states by itself.
         assert bits(whole(engine, world)) == bits(former), f"stage {stage} keeps other bits"
@@ -116,6 +119,7 @@ def main(base: str) -> None:
         again = whole(engine, world)
         assert bits(again) == bits(stepped), f"stage {stage} does not go on to the same bits"
         assert all(float(stepped[n]) == 3.0 + turn for n in stepped if n.startswith("step/"))
+        assert float(stepped["engine/steps"]) == 4.0 + turn
         moved = [n for n in stepped if not torch.equal(stepped[n], former[n])]
         assert len(moved) > len(stepped) * 0.9
         if turn:

@@ -93,7 +93,7 @@ def start(
     )
 
 
-def finish(process: subprocess.Popen[str], timeout_s: float = 400) -> tuple[int, str]:
+def finish(process: subprocess.Popen[str], timeout_s: float = 120) -> tuple[int, str]:
     """Waits for a command; its status and what it said."""
     try:
         said, _ = process.communicate(timeout=timeout_s)
@@ -122,9 +122,12 @@ def ranks_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 def wait_for_step(run_dir: Path, step: int, process: subprocess.Popen[str]) -> None:
     """Waits until a run has reported a step."""
-    until = time.monotonic() + 90
+    until = time.monotonic() + 180
     metrics = run_dir / "metrics.jsonl"
-    while time.monotonic() < until and process.poll() is None:
+    running = True
+    while running and time.monotonic() < until:
+        # A run that has ended meanwhile has reached its steps, too.
+        running = process.poll() is None
         if metrics.is_file() and any(
             json.loads(line)["step"] >= step
             for line in metrics.read_text().splitlines()

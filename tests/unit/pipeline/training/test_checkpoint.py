@@ -233,6 +233,21 @@ def test_a_step_is_saved_once(tmp_path: Path) -> None:
         assert place.stat().st_ino == before
 
 
+def test_a_run_that_went_back_points_at_where_it_stands(tmp_path: Path) -> None:
+    save(tmp_path, 2, 4)
+    places = checkpoints_in(tmp_path / "checkpoints")
+    for place in places:
+        inode = place.stat().st_ino
+        with folder_of(tmp_path) as folder:
+            folder.load(Plain(), {}, place, read_checkpoint(place)[1])  # type: ignore[arg-type]
+            state = replace(START, step=int(place.name[5:]))
+            folder.save(Plain(), {}, state)  # type: ignore[arg-type]
+        assert newest_checkpoint(tmp_path) == place
+        (tmp_path / "checkpoints" / "latest").write_text("step-000004\n")
+        # The newest is not written again.
+        assert (place.stat().st_ino == inode) == (place == places[-1])
+
+
 _CALLS = ("fsync", "rename", "replace", "rmdir", "unlink", "mkdir")
 
 
