@@ -67,6 +67,20 @@ def test_each_row_says_what_its_prompt_alone_would(prefix: PrefixConfig, savings
     assert (other - mixed).abs().max() > 1e-2
 
 
+@torch.no_grad()
+def test_rows_are_as_alone_in_half_precision() -> None:
+    model, given = bank(UNEQUAL), inputs()
+    index = rows_of_prompts(len(given[0]))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = model(*given, index)
+        for prompt, name in enumerate(NAMES):
+            rows = index == prompt
+            alone = model.alone(name)(*given)[rows]
+            assert alone.dtype == torch.bfloat16
+            # Eight bits of mantissa, through four layers.
+            torch.testing.assert_close(mixed[rows], alone, atol=0.1, rtol=0.05)
+
+
 @LENGTHS
 @pytest.mark.parametrize("recompute", [False, True])
 def test_a_prompt_learns_from_its_own_rows_alone(prefix: PrefixConfig, recompute: bool) -> None:
