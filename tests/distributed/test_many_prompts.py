@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -234,7 +235,7 @@ def test_a_prompt_that_nothing_would_judge_is_refused(
 
 
 def test_a_run_of_several_prompts_is_scored_and_its_prompts_are_registered(
-    many: Path, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    many: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, vqa = run_dir_of(many), run_dir_of(many) / "prompts" / "vqa"
     here = [f"--dataset={data}", "--max_samples=4", "--beam_size=1"]
@@ -264,3 +265,17 @@ def test_a_run_of_several_prompts_is_scored_and_its_prompts_are_registered(
         picture(many.parent), "what color is the circle?", beam_size=1
     )
     assert answer.text is not None
+
+
+def test_a_damaged_prompt_of_a_run_is_named(
+    many: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = tmp_path / "many"
+    shutil.copytree(run_dir_of(many), whole)
+    weights = whole / "prompts" / "vqa" / "best" / "trainable.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-64])
+    assert main(["evaluate", f"--prompt={whole}", f"--dataset={data}"]) == 1
+    assert f"{weights} is not a readable safetensors file" in capsys.readouterr().err
+    weights.unlink()
+    assert main(["evaluate", f"--prompt={whole}", f"--dataset={data}"]) == 1
+    assert f"{weights} is missing" in capsys.readouterr().err

@@ -103,6 +103,23 @@ def test_a_prompt_learns_from_its_own_rows_alone(prefix: PrefixConfig, recompute
             torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-5, rtol=1e-4)
 
 
+def test_traced_layers_give_the_same() -> None:
+    # As engine.compile traces them, without a compiler for what is traced.
+    given, index = inputs(), rows_of_prompts(6)
+    found = []
+    for traced in (False, True):
+        model = bank(UNEQUAL).train()
+        if traced:
+            for layer in [*model.base.encoder.layers, *model.base.decoder.layers]:
+                layer.compile(backend="aot_eager")
+        logits = model(*given, index)
+        logits.sum().backward()
+        gradients = [p.grad for p in model.method.parameters() if p.grad is not None]
+        found.append([logits.detach(), *gradients])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
 def test_a_prompt_without_rows_has_a_gradient_of_zero() -> None:
     given = inputs()
     model = bank(UNEQUAL).train()
