@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +19,19 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from data_prep.config import DatasetConfig, PrepareConfig
 from jobs.cli import main
+from model.checkpoint import load_config
+from pipeline.config import RunConfig, load
+from pipeline.errors import ConfigError
 from pipeline.registry.artifact import read_record
 from pipeline.registry.export import export_run
 from pipeline.registry.predictor import Predictor
-from pipeline.training.world import meeting_place
+from pipeline.training.inputs import open_inputs
+from pipeline.training.world import World, meeting_place
 from tests.support.many_prompts import ABSENT, LR, STEPS, TASKS
 from tests.support.small_prompt import picture
+from tests.support.small_world import prepare_in_process, prepared_world, world_sources
 from tests.support.training_run import (
     ROOT,
     finish,
@@ -176,8 +185,57 @@ def test_a_stopped_run_goes_on_to_the_same_prompts(
         assert states[0] == states[1]
 
 
+def test_every_regulariser_works_with_prompts_in_pieces(
+    base: Path, data: Path, tmp_path: Path
+) -> None:
+    found = []
+    for stage in (0, 3):
+        recipe = write_recipe(
+            tmp_path / f"stage{stage}.yaml",
+            base,
+            data,
+            tuning={
+                "prefix": {
+                    **{"length": 3, "per_task": True, "task_lengths": {"vqa": 5}},
+                    **{"projection_dim": 8, "dropout": 0.2},
+                }
+            },
+            data={"tasks": ["grounding", "vqa"]},
+            training={
+                **{"max_steps": 3, "batch_size_per_rank": 4, "gradient_accumulation": 2},
+                **{"r_drop_alpha": 2.0, "drop_worst_ratio": 0.2, "ema_decay": 0.5},
+            },
+            engine={"zero_stage": stage, "activation_checkpointing": True},
+            optimizer={"lr": 0.01, "groups": [{"match": "vqa.decoder.*", "lr_scale": 0.5}]},
+        )
+        status, said = finish(start(recipe), timeout_s=240)
+        assert status == 0, said
+        found.append(prompts_of(recipe))
+    plain, sharded = found
+    for name, tensors in plain.items():
+        for key, tensor in tensors.items():
+            torch.testing.assert_close(sharded[name][key], tensor, atol=2e-4, rtol=0)
+
+
+def test_a_prompt_that_nothing_would_judge_is_refused(
+    base: Path, data: Path, tmp_path: Path
+) -> None:
+    prepared_world(tmp_path, scenes=2)
+    questions = DatasetConfig(sources=world_sources(tmp_path / "raw", "test")[1:2])
+    held_out = prepare_in_process(
+        PrepareConfig(output_dir=str(tmp_path / "held_out"), datasets={"questions": questions}),
+        "questions",
+    )
+    config = load(RunConfig, [many_recipe(tmp_path / "many.yaml", base, data)])
+    config = replace(config, data=replace(config.data, validation=[str(held_out)]))
+    alone = World(rank=0, size=1, device=torch.device("cpu"))
+    with contextlib.ExitStack() as stack, pytest.raises(ConfigError) as caught:
+        open_inputs(config, load_config("ofa-micro"), alone, stack)
+    assert "data.validation has no sample of grounding" in str(caught.value)
+
+
 def test_a_run_of_several_prompts_is_scored_and_its_prompts_are_registered(
-    many: Path, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    many: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, vqa = run_dir_of(many), run_dir_of(many) / "prompts" / "vqa"
     here = [f"--dataset={data}", "--max_samples=4", "--beam_size=1"]
@@ -207,3 +265,17 @@ def test_a_run_of_several_prompts_is_scored_and_its_prompts_are_registered(
         picture(many.parent), "what color is the circle?", beam_size=1
     )
     assert answer.text is not None
+
+
+def test_a_damaged_prompt_of_a_run_is_named(
+    many: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = tmp_path / "many"
+    shutil.copytree(run_dir_of(many), whole)
+    weights = whole / "prompts" / "vqa" / "best" / "trainable.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-64])
+    assert main(["evaluate", f"--prompt={whole}", f"--dataset={data}"]) == 1
+    assert f"{weights} is not a readable safetensors file" in capsys.readouterr().err
+    weights.unlink()
+    assert main(["evaluate", f"--prompt={whole}", f"--dataset={data}"]) == 1
+    assert f"{weights} is missing" in capsys.readouterr().err

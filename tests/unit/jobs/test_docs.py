@@ -35,6 +35,13 @@ def test_the_recipe_for_training_is_valid(tmp_path: Path) -> None:
     assert config.data.train == ["data/prepared/refcoco_train"]
 
 
+def test_the_recipe_for_several_prompts_is_valid(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "how-to" / "many-prompts.md"
+    config = load(RunConfig, [recipe_of(page, "many.yaml", tmp_path)])
+    assert config.prompt_names() == ("grounding", "vqa")
+    assert [config.alone(name).tuning.prefix.length for name in config.prompt_names()] == [64, 32]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):

@@ -67,6 +67,20 @@ def test_each_row_says_what_its_prompt_alone_would(prefix: PrefixConfig, savings
     assert (other - mixed).abs().max() > 1e-2
 
 
+@torch.no_grad()
+def test_rows_are_as_alone_in_half_precision() -> None:
+    model, given = bank(UNEQUAL), inputs()
+    index = rows_of_prompts(len(given[0]))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = model(*given, index)
+        for prompt, name in enumerate(NAMES):
+            rows = index == prompt
+            alone = model.alone(name)(*given)[rows]
+            assert alone.dtype == torch.bfloat16
+            # Eight bits of mantissa, through four layers.
+            torch.testing.assert_close(mixed[rows], alone, atol=0.1, rtol=0.05)
+
+
 @LENGTHS
 @pytest.mark.parametrize("recompute", [False, True])
 def test_a_prompt_learns_from_its_own_rows_alone(prefix: PrefixConfig, recompute: bool) -> None:
@@ -87,6 +101,23 @@ def test_a_prompt_learns_from_its_own_rows_alone(prefix: PrefixConfig, recompute
             assert theirs.grad.abs().max() > 1e-4
             assert ours.grad is not None
             torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_traced_layers_give_the_same() -> None:
+    # As engine.compile traces them, without a compiler for what is traced.
+    given, index = inputs(), rows_of_prompts(6)
+    found = []
+    for traced in (False, True):
+        model = bank(UNEQUAL).train()
+        if traced:
+            for layer in [*model.base.encoder.layers, *model.base.decoder.layers]:
+                layer.compile(backend="aot_eager")
+        logits = model(*given, index)
+        logits.sum().backward()
+        gradients = [p.grad for p in model.method.parameters() if p.grad is not None]
+        found.append([logits.detach(), *gradients])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
 def test_a_prompt_without_rows_has_a_gradient_of_zero() -> None:
