@@ -26,7 +26,11 @@ class DaemonThreads(Executor):
     """Some threads, to be shut down."""
 
     def __init__(
-        self, count: int, name: str, initializer: Callable[[], None] = lambda: None
+        self,
+        count: int,
+        name: str,
+        initializer: Callable[[], None] = lambda: None,
+        finalizer: Callable[[], None] = lambda: None,
     ) -> None:
         """Starts the threads.
 
@@ -34,8 +38,9 @@ class DaemonThreads(Executor):
             count: How many.
             name: What their names begin with.
             initializer: What each does first; where it fails, so does all that is asked for.
+            finalizer: What each does last.
         """
-        self._initializer = initializer
+        self._initializer, self._finalizer = initializer, finalizer
         self._waiting: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         self._threads = [
             threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True)
@@ -90,3 +95,5 @@ class DaemonThreads(Executor):
                 future.set_exception(error)
             else:
                 future.set_result(result)
+        if broken is None:
+            self._finalizer()

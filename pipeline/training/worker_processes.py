@@ -11,10 +11,12 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from typing import TYPE_CHECKING
@@ -26,6 +28,9 @@ from pipeline.training.daemon_threads import DaemonThreads
 if TYPE_CHECKING:
     from pipeline.training.assembly import Assembler, PlacedSample
     from pipeline.training.data import Batch
+
+_PATIENCE_S = 2.0
+"""For a worker whose rank is gone."""
 
 
 class WorkerProcesses:
@@ -50,7 +55,7 @@ class WorkerProcesses:
         self._lock = threading.Lock()
         self._processes: list[ForkServerProcess] = []
         self._closed = False
-        self._threads = DaemonThreads(count, "loader", self._start_one)
+        self._threads = DaemonThreads(count, "loader", self._start_own, self._end_own)
 
     def submit(self, samples: Sequence[PlacedSample]) -> Future[Batch]:
         """Asks for a batch; the result raises BrokenExecutor where its worker died."""
@@ -58,8 +63,9 @@ class WorkerProcesses:
 
     def close(self) -> None:
         """Ends the processes; what they still do is lost."""
-        self.kill()
+        # Those that are not busy for long end by themselves, and clear away what they made.
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self.kill()
 
     def kill(self) -> None:
         """Ends the processes, also such that hang."""
@@ -68,7 +74,7 @@ class WorkerProcesses:
             for process in self._processes:
                 process.kill()
 
-    def _start_one(self) -> None:
+    def _start_own(self) -> None:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
             target=_serve, args=(theirs, self._assemble, dict(os.environ)), daemon=True
@@ -76,11 +82,15 @@ class WorkerProcesses:
         # Without the lock: it takes until the fork server has imported everything.
         process.start()
         theirs.close()
-        self._own.pipe = ours
+        self._own.pipe, self._own.process = ours, process
         with self._lock:
             self._processes.append(process)
             if self._closed:
                 process.kill()
+
+    def _end_own(self) -> None:
+        self._own.pipe.close()
+        self._own.process.join()
 
     def _ask(self, samples: Sequence[PlacedSample]) -> Batch:
         pipe: Connection[Sequence[PlacedSample], Batch | Exception] = self._own.pipe
@@ -109,19 +119,22 @@ def _serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
-    while True:
-        samples = pipe.recv()
-        try:
-            pipe.send(assemble(samples))
-        except Exception as error:
-            # The rank raises it; where it arose would else be lost on the way.
-            error.add_note(traceback.format_exc())
-            pipe.send(error)
+    with suppress(EOFError, ConnectionError):  # the rank has ended
+        while True:
+            samples = pipe.recv()
+            try:
+                made: Batch | Exception = assemble(samples)
+            except Exception as error:
+                # The rank raises it; where it arose would else be lost on the way.
+                error.add_note(traceback.format_exc())
+                made = error
+            pipe.send(made)
 
 
 def _end_with_parent() -> None:
-    # A rank that is killed cannot say so, and its workers would wait for work for ever.
+    # A worker that hangs would outlive a rank that was killed.
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
+    time.sleep(_PATIENCE_S)
     os._exit(1)

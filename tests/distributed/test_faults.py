@@ -26,6 +26,7 @@ pytestmark = pytest.mark.distributed
 
 ENDED_WITHIN_S = 40.0
 """Of a fault. The launcher alone gives a rank 30 seconds before it kills it."""
+PATIENCE_S = 240.0
 HANGS_AFTER_S = 8
 ONE = {"processes": 1}
 
@@ -36,7 +37,7 @@ def errors_of(said: str) -> list[str]:
 
 def fails(recipe: Path, fault: Fault) -> str:
     """Runs until the fault ends it; what it said. Nothing may stay behind."""
-    status, said = finish(start(recipe, python_path=fault.folder))
+    status, said = finish(start(recipe, python_path=fault.folder), PATIENCE_S)
     assert fault.happened, said[:2000]
     assert status == 1, said
     assert fault.seconds_ago() < ENDED_WITHIN_S
@@ -133,7 +134,7 @@ def test_two_signals_to_one_rank_while_it_validates_stop_both_at_the_same_step(
         rank=1,
         before="pipeline.training.validation:Validator.measure",
     )
-    status, said = finish(start(recipe, python_path=fault.folder))
+    status, said = finish(start(recipe, python_path=fault.folder), PATIENCE_S)
     assert status == 75, said
     assert "step 2 of 6 is saved" in said
     assert "step 2: validation/loss" in said
@@ -153,13 +154,13 @@ def test_a_signal_while_saving_stops_after_it_and_one_after_the_last_step_comes_
         rank=None,
         before="pipeline.training.trainer:CheckpointFolder.save",
     )
-    status, said = finish(start(recipe, python_path=saving.folder))
+    status, said = finish(start(recipe, python_path=saving.folder), PATIENCE_S)
     assert status == 75, said
     assert "step 2 of 6 is saved" in said
     late = Fault(
         tmp_path / "late", ask, rank=None, before="pipeline.training.trainer:write_summary"
     )
-    status, said = finish(start(recipe, "--resume", python_path=late.folder))
+    status, said = finish(start(recipe, "--resume", python_path=late.folder), PATIENCE_S)
     assert status == 0, said
     assert json.loads((run_dir_of(recipe) / "summary.json").read_text())["final_step"] == 6
 
@@ -183,7 +184,7 @@ def test_a_signal_before_the_first_step_ends_all_at_once(
         fault.wait()
     process.send_signal(signal.SIGTERM)
     began = time.monotonic()
-    status, said = finish(process)
+    status, said = finish(process, PATIENCE_S)
     assert status == (-signal.SIGTERM if early and status < 0 else 75), said
     assert time.monotonic() - began < ENDED_WITHIN_S
     assert not processes_about(recipe)
@@ -202,7 +203,7 @@ def test_a_run_that_is_killed_as_a_whole_leaves_no_shared_memory(
         training={"max_steps": 100_000, "save_every_steps": None, "log_every_steps": 10},
     )
     process = start(recipe)
-    wait_for_step(run_dir_of(recipe), 30, process)
+    wait_for_step(run_dir_of(recipe), 10, process)
     whole = [process, *psutil.Process(process.pid).children(recursive=True)]
     assert len(whole) > 6  # two ranks with two workers each
     for each in whole:

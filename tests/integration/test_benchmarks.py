@@ -72,6 +72,27 @@ def test_a_benchmark_prints_a_table_and_writes_rows(
     assert "times" in done.stdout.splitlines()[-1]
 
 
+def test_the_overhead_of_the_loop_is_measured(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    done = subprocess.run(
+        [
+            *(sys.executable, str(ROOT / "benchmarks" / "overhead.py"), f"--json={file}"),
+            *(f"--{name}={value}" for name, value in FLAGS.items()),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    bare, loop = json.loads(file.read_text())
+    assert (bare["arm"], loop["arm"]) == ("bare", "loop")
+    assert bare["flops"] == loop["flops"] > 0
+    assert min(bare["median_s"], loop["median_s"]) > 0
+    assert "of a bare one: times" in done.stdout.splitlines()[-1]
+
+
 def test_an_unknown_arm_is_named() -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "train_step.py"), "--arms", "lora"],

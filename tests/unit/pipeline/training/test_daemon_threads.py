@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import CancelledError
+from concurrent.futures import BrokenExecutor, CancelledError
 
 import pytest
 
@@ -35,3 +35,21 @@ def test_what_was_begun_ends_and_what_was_not_is_cancelled() -> None:
     with pytest.raises(CancelledError):
         second.result(0)
     assert not [thread for thread in threading.enumerate() if thread.name == "test-0"]
+
+
+def test_each_thread_begins_and_ends_with_what_it_is_told() -> None:
+    said: list[str] = []
+    pool = DaemonThreads(2, "test", lambda: said.append("first"), lambda: said.append("last"))
+    assert pool.submit(pow, 2, 3).result(10) == 8
+    pool.shutdown()
+    assert sorted(said) == ["first", "first", "last", "last"]
+
+
+def test_a_thread_that_cannot_begin_is_said_to_who_waits() -> None:
+    def fail() -> None:
+        raise OSError("no room")
+
+    pool = DaemonThreads(1, "test", fail)
+    with pytest.raises(BrokenExecutor, match="did not start: no room"):
+        pool.submit(pow, 2, 3).result(10)
+    pool.shutdown()

@@ -21,7 +21,7 @@ from pipeline.errors import TrainingError
 from pipeline.training.config import TrainingConfig
 from pipeline.training.data import Batch, Collator, ShardReader
 from pipeline.training.engine import Engine
-from pipeline.training.flops import StepFlops
+from pipeline.training.flops import StepFlops, count_flops
 from pipeline.training.objective import Objective, objective_of
 from pipeline.training.spans import Spans
 from pipeline.training.step import NotFinite, train_step
@@ -202,3 +202,23 @@ def test_a_loss_that_is_not_finite_names_its_samples(
     assert record["uids"] == [uid for batch in batches[1] for uid in batch.uids]
     with pytest.raises(TrainingError, match="cannot be written"):
         e.value.write(tmp_path / "nowhere")
+
+
+def test_the_operations_that_ran_are_those_of_the_passes(
+    model: TunedModel, batches: list[list[Batch]]
+) -> None:
+    objective = Objective(label_smoothing=0.1)
+    (batch,) = batches[0]
+
+    def passes() -> None:
+        objective.loss(logits_of(model, batch), batch).loss_sum.backward()
+
+    passes()  # positions are computed once, and then remembered
+    _, sums = take_step(model, batches[0], objective)
+    assert sums.flops == count_flops(passes) > 0
+    assert sums.source_tokens == int((batch.source_ids_BS != 1).sum())
+    for parameter in model.base.parameters():
+        parameter.requires_grad = True
+    _, more = take_step(model, batches[0], objective)
+    # Gradients of the weights cost as much as those of their inputs.
+    assert more.flops > 1.2 * sums.flops
