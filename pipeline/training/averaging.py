@@ -54,6 +54,16 @@ class MovingAverage:
         finally:
             self._put(held)
 
+    def values(self) -> dict[str, Tensor]:
+        """The averages of what this rank holds, by name; they are live, not copies."""
+        return dict(self._averages)
+
+    @torch.no_grad()
+    def take(self, values: dict[str, Tensor]) -> None:
+        """Continues from what `values` held, of the same names and shapes."""
+        for name, average in self._averages.items():
+            average.copy_(values[name])
+
     def save(self, path: Path) -> None:
         """Writes the averages.
 

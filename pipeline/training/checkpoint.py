@@ -24,7 +24,7 @@ from torch import Tensor
 from model.checkpoint import TOKENIZER_FILE, resolve_base, save_base
 from model.tuning import TunedModel
 from pipeline.errors import CheckpointError, TrainingError
-from pipeline.training.engine import Engine
+from pipeline.training.backend import Engine
 from pipeline.training.world import World
 
 FORMAT = "prefixworks.checkpoint/1"

@@ -7,13 +7,10 @@ parameters and optimizer states lie, stays in here.
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import os
-import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -22,17 +19,13 @@ from torch import Tensor, nn
 
 from model.tuning import TunedModel
 from pipeline.config import RunConfig
-from pipeline.errors import CheckpointError, ConfigError, TrainingError
+from pipeline.errors import CheckpointError, TrainingError
 from pipeline.training.averaging import MovingAverage
 from pipeline.training.data import Batch
 from pipeline.training.deepspeed_config import deepspeed_config
-from pipeline.training.parameter_groups import ParameterGroup, parameter_groups
-from pipeline.training.world import (
-    World,
-    environment_rank,
-    is_lost_contact,
-    lost_contact,
-)
+from pipeline.training.forward import Forward, compile_layers
+from pipeline.training.parameter_groups import adamw, parameter_groups
+from pipeline.training.world import World, is_lost_contact, lost_contact
 
 # Read while DeepSpeed is imported; without it, it looks for accelerators by itself, and slowly.
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
@@ -50,61 +43,16 @@ _MODEL_FILE = ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_model_st
 """DeepSpeed's name of the file that lists the parameters, below stage 3 and in it."""
 
 
-def join_world(config: RunConfig) -> World:
-    """Makes this process a rank: of the launcher that started it, or the only one.
-
-    Raises:
-        TrainingError: the other ranks do not appear.
-    """
-    rank, size, local_rank = environment_rank() or (0, 1, 0)
-    names = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": local_rank}
-    os.environ.update({name: str(value) for name, value in names.items()})
-    if size == 1:
-        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-        os.environ.setdefault("MASTER_PORT", "0")  # any that is free
-    on_cpu = deepspeed.get_accelerator().device_name() == "cpu"
-    if on_cpu:
+def _join_deepspeed(world: World) -> None:
+    """Lets DeepSpeed talk over the process group that the ranks have."""
+    if world.device.type == "cpu":
         # Its shared-memory all-reduce is compiled on first use and leaves its buffers in /dev/shm
         # behind a killed rank; gloo needs neither. An empty table also spares probing compilers.
         deepspeed.ops.__compatible_ops__ = {}
-    else:
-        torch.cuda.set_device(local_rank)
-    try:
-        deepspeed.init_distributed(
-            dist_backend="gloo" if on_cpu else "nccl",
-            auto_mpi_discovery=False,
-            verbose=False,
-            timeout=timedelta(seconds=config.training.step_timeout_s),
-        )
-    except RuntimeError as error:
-        raise lost_contact(rank, error) from error
-    device = torch.device("cpu") if on_cpu else torch.device("cuda", local_rank)
-    return World(rank=rank, size=size, device=device)
+    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
 
 
-def leave_world() -> None:
-    """Ends the process group; after it no rank talks to another."""
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-
-
-class _Forward(nn.Module):
-    """The tuned model under the precision of the run."""
-
-    def __init__(self, model: TunedModel, precision: str, device: torch.device) -> None:
-        super().__init__()
-        self.model = model
-        self._autocast = functools.partial(
-            torch.autocast, device.type, dtype=torch.bfloat16, enabled=precision == "bf16"
-        )
-
-    def forward(self, source: Tensor, images: Tensor, present: Tensor, decoder: Tensor) -> Tensor:
-        with self._autocast():
-            logits: Tensor = self.model(source, images, present, decoder)
-        return logits
-
-
-class Engine:
+class DeepSpeedEngine:
     """A tuned model, its optimizer and their shards on all ranks."""
 
     def __init__(
@@ -122,6 +70,7 @@ class Engine:
             world: The ranks.
             rebuild: Makes another such model; stage 3 collects its shards in it.
         """
+        _join_deepspeed(world)
         self.model = model
         self._rebuild = rebuild
         self._world = world
@@ -132,7 +81,7 @@ class Engine:
             model.base.frozen = False
         model.base.recompute_activations(config.engine.activation_checkpointing)
         if config.engine.compile:
-            _compile_layers(model, world.device)
+            compile_layers(model, world.device)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.trainable = sum(parameter.numel() for parameter in trained)
         """Number of trained values."""
@@ -141,9 +90,14 @@ class Engine:
         assert dealt == self.trainable, "a method names all that it trains"
         self._lr_scales = [group.lr_scale for group in groups]
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
-            model=_Forward(model.to(world.device), config.engine.precision, world.device),
-            optimizer=_adamw(groups, config),
-            config=deepspeed_config(config, ranks=world.size, trainable=self.trainable),
+            model=Forward(model.to(world.device), config.engine.precision, world.device),
+            optimizer=adamw(groups, config.optimizer),
+            config=deepspeed_config(
+                config,
+                ranks=world.size,
+                trainable=self.trainable,
+                pinned=world.device.type == "cuda",
+            ),
         )
         decay = config.training.ema_decay
         self._average = None if decay is None else MovingAverage(self._held, decay)
@@ -273,27 +227,3 @@ class Engine:
             raise CheckpointError(f"{folder / tag} holds no checkpoint")
         if self._average is not None:
             self._average.load(self._average_file(folder / tag))
-
-
-def _adamw(groups: Sequence[ParameterGroup], config: RunConfig) -> torch.optim.AdamW:
-    settings = config.optimizer
-    # torch's own: DeepSpeed's is compiled on first use.
-    return torch.optim.AdamW(
-        [{"params": group.parameters, "weight_decay": group.weight_decay} for group in groups],
-        lr=settings.lr,
-        betas=settings.betas,
-        eps=settings.eps,
-    )
-
-
-def _compile_layers(model: TunedModel, device: torch.device) -> None:
-    """Compiles the layers of both stacks: all layers of a stack share what is compiled.
-
-    Raises:
-        ConfigError: there is no compiler.
-    """
-    compiler = os.environ.get("CXX", "g++")
-    if device.type == "cpu" and shutil.which(compiler) is None:
-        raise ConfigError(f"engine.compile: no C++ compiler {compiler!r}; set CXX, or leave it out")
-    for layer in [*model.base.encoder.layers, *model.base.decoder.layers]:
-        layer.compile()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import torch
 from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
@@ -54,6 +55,16 @@ def parameter_groups(
         decay = settings.weight_decay if group.weight_decay is None else group.weight_decay
         found += _split(taken, group.lr_scale, decay)
     return found + _split(list(left), 1.0, settings.weight_decay)
+
+
+def adamw(groups: Sequence[ParameterGroup], settings: OptimizerConfig) -> torch.optim.AdamW:
+    """The optimizer of every engine: torch's own, since DeepSpeed's is compiled on first use."""
+    return torch.optim.AdamW(
+        [{"params": group.parameters, "weight_decay": group.weight_decay} for group in groups],
+        lr=settings.lr,
+        betas=settings.betas,
+        eps=settings.eps,
+    )
 
 
 def _matching(names: Mapping[nn.Parameter, list[str]], pattern: str) -> list[nn.Parameter]:

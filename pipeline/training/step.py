@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from pipeline.errors import TrainingError
+from pipeline.training.backend import Engine
 from pipeline.training.checkpoint import write_json_whole, writing
 from pipeline.training.data import Batch
-from pipeline.training.engine import Engine
 from pipeline.training.objective import Objective
 from pipeline.training.window import StepSums
 from pipeline.training.world import World, is_lost_contact, lost_contact

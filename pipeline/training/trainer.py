@@ -17,6 +17,7 @@ import torch
 from model.checkpoint import fingerprint
 from pipeline.config import RunConfig
 from pipeline.errors import EXIT_INTERRUPTED, CheckpointError, ConfigError, TrainingError
+from pipeline.training.backend import start_engine
 from pipeline.training.checkpoint import (
     Best,
     CheckpointFolder,
@@ -25,10 +26,10 @@ from pipeline.training.checkpoint import (
     write_best,
 )
 from pipeline.training.data import Batch
-from pipeline.training.engine import Engine, join_world, leave_world
 from pipeline.training.hooks import Hook, MetricsFile
 from pipeline.training.inputs import open_inputs
 from pipeline.training.objective import objective_of
+from pipeline.training.process_group import join_world, leave_world
 from pipeline.training.progress import ProgressBar
 from pipeline.training.run_folder import INTERRUPTED, check_folder, locked, run_folder
 from pipeline.training.schedule import learning_rate
@@ -106,7 +107,7 @@ class _Run:
             zero_stage=config.engine.zero_stage,
             seconds=0.0,
         )
-        self.engine = Engine(model, config, world, lambda: build_model(config))
+        self.engine = start_engine(model, config, world, lambda: build_model(config))
         self.statistics = batch_statistics(model.base)
         self.hooks = list(hooks)
         self.selection = Selection(config.training)
