@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from PIL import Image
@@ -36,6 +36,7 @@ class Answerer:
         image_size: int,
         beam_size: int = 5,
         max_source_length: int = MAX_SOURCE_LENGTH,
+        agree: Callable[[bool], bool] = bool,
     ) -> None:
         """Prepares to answer. Set the model to eval before.
 
@@ -45,6 +46,7 @@ class Answerer:
             image_size: Side in pixels of the square that images are resized to.
             beam_size: Beams of the search.
             max_source_length: Tokens of an instruction that are kept, bos and eos included.
+            agree: As of `generate`, where processes hold the model together.
         """
         self._base: OFA
         self._prompts: Prompts | None = None
@@ -58,6 +60,7 @@ class Answerer:
         self._image_size = image_size
         self._beam_size = beam_size
         self._max_source_length = max_source_length
+        self._agree = agree
         self._options: dict[str, GenerationOptions] = {}
 
     def answer(
@@ -83,6 +86,7 @@ class Answerer:
             torch.ones(len(samples), dtype=torch.bool, device=device),
             prompts=self._prompts,
             options=self._search(task_name),
+            agree=self._agree,
         )
         return [
             task.decode(best[0], image.size, self._tokenizer, config, self._image_size)

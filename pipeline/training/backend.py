@@ -7,22 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from model.tensor_files import Whole
 from model.tuning import TunedModel
+from model.tuning.tuned import ParameterCounts
 from pipeline.config import RunConfig
 from pipeline.training.data import Batch
 from pipeline.training.world import World
+
+ResultT = TypeVar("ResultT")
 
 
 class Engine(Protocol):
     """A tuned model, its optimizer and where they lie on all ranks."""
 
-    trainable: int
-    """Number of trained values."""
+    sizes: ParameterCounts
+    """Number of trained values, and of those of the base."""
 
     def train(self) -> None:
         """Training mode."""
@@ -44,11 +49,16 @@ class Engine(Protocol):
             the engine does not know it.
         """
 
-    def whole_model(self, *, averaged: bool = False) -> AbstractContextManager[TunedModel]:
-        """The model with all its parameters in one place, to be read on every rank.
+    def measure(self, run: Callable[[TunedModel], ResultT]) -> ResultT:
+        """Runs the model with the moving averages of what is trained, where the run keeps them.
 
-        Args:
-            averaged: With the moving averages of what is trained, where the run keeps them.
+        Where parameters are sharded, `run` must make the same calls of the model on every rank.
+        """
+
+    def whole_model(self) -> AbstractContextManager[TunedModel]:
+        """The model with all that is trained, as `measure` runs it, to be read on the leading rank.
+
+        Every rank calls it. A base that is frozen may stay sharded.
         """
 
     def save(self, folder: Path, tag: str) -> None:
@@ -75,16 +85,35 @@ class Engine(Protocol):
         """
 
 
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where the parameters of a base lie, already before there is an engine."""
+
+    settle: Callable[[nn.Module], None] | None = None
+    """Leaves of a module's own parameters this rank's share; None where a rank holds all."""
+    whole: Whole | None = None
+    """Collects a tensor of which ranks hold shares."""
+
+
+def placement_of(config: RunConfig) -> Placement:
+    """Chooses it; the ranks have joined already."""
+    if config.engine.zero_stage < 3:
+        return Placement()
+    from pipeline.training.sharding import Sharding, whole
+
+    return Placement(settle=Sharding(config).settle, whole=whole)
+
+
 def start_engine(
     model: TunedModel, config: RunConfig, world: World, rebuild: Callable[[], TunedModel]
 ) -> Engine:
     """Puts the model into the run's engine.
 
     Args:
-        model: On the CPU, the same on every rank.
+        model: Placed as `placement_of` says, the same on every rank.
         config: The run.
         world: The ranks.
-        rebuild: Makes another such model.
+        rebuild: Makes another such model that is whole.
     """
     if config.engine.backend == "torch":
         from pipeline.training.torch_engine import TorchEngine

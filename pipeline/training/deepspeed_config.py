@@ -39,6 +39,9 @@ def deepspeed_config(
         zero |= {
             "stage3_prefetch_bucket_size": bucket,
             "stage3_param_persistence_threshold": 0,
+            # A layer that will be used again soon would else stay whole, and so the whole base.
+            "stage3_max_reuse_distance": 0,
+            "stage3_max_live_parameters": bucket,
             "stage3_gather_16bit_weights_on_model_save": False,
         }
     for part, place in (

@@ -7,17 +7,16 @@ parameters and optimizer states lie, stays in here.
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.tuning import TunedModel
+from model.tuning.tuned import ParameterCounts
 from pipeline.config import RunConfig
 from pipeline.errors import CheckpointError, TrainingError
 from pipeline.training.averaging import MovingAverage
@@ -25,31 +24,14 @@ from pipeline.training.data import Batch
 from pipeline.training.deepspeed_config import deepspeed_config
 from pipeline.training.forward import Forward, compile_layers
 from pipeline.training.parameter_groups import adamw, parameter_groups
+from pipeline.training.quiet_deepspeed import deepspeed, join_deepspeed
+from pipeline.training.sharding import whole, whole_shape
 from pipeline.training.world import World, is_lost_contact, lost_contact
 
-# Read while DeepSpeed is imported; without it, it looks for accelerators by itself, and slowly.
-os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
-# It announces its findings while it is imported, on every rank.
-logging.disable(logging.INFO)
-import deepspeed  # noqa: E402
-from deepspeed.utils import logger as deepspeed_logger  # noqa: E402
-
-logging.disable(logging.NOTSET)
-# Its calls of torch.distributed, once a rank; nothing that a user could change.
-warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
-deepspeed_logger.setLevel(logging.WARNING)
+ResultT = TypeVar("ResultT")
 
 _MODEL_FILE = ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_model_states.pt")
 """DeepSpeed's name of the file that lists the parameters, below stage 3 and in it."""
-
-
-def _join_deepspeed(world: World) -> None:
-    """Lets DeepSpeed talk over the process group that the ranks have."""
-    if world.device.type == "cpu":
-        # Its shared-memory all-reduce is compiled on first use and leaves its buffers in /dev/shm
-        # behind a killed rank; gloo needs neither. An empty table also spares probing compilers.
-        deepspeed.ops.__compatible_ops__ = {}
-    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
 
 
 class DeepSpeedEngine:
@@ -65,12 +47,12 @@ class DeepSpeedEngine:
         """Shards and places the model.
 
         Args:
-            model: On the CPU, the same on every rank.
+            model: On the CPU, the same on every rank; in stage 3 its base may be sharded already.
             config: The run.
             world: The ranks.
-            rebuild: Makes another such model; stage 3 collects its shards in it.
+            rebuild: Makes another such model that is whole.
         """
-        _join_deepspeed(world)
+        join_deepspeed()
         self.model = model
         self._rebuild = rebuild
         self._world = world
@@ -83,11 +65,17 @@ class DeepSpeedEngine:
         if config.engine.compile:
             compile_layers(model, world.device)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.trainable = sum(parameter.numel() for parameter in trained)
-        """Number of trained values."""
-        groups = parameter_groups(model.method.trained(model.base), config.optimizer)
-        dealt = sum(p.numel() for group in groups for p in group.parameters)
-        assert dealt == self.trainable, "a method names all that it trains"
+        self.sizes = ParameterCounts(
+            trainable=_values(trained), base=_values(list(model.base.parameters()))
+        )
+        """Number of trained values, and of those of the base."""
+        groups = parameter_groups(
+            model.method.trained(model.base),
+            config.optimizer,
+            lambda parameter: len(whole_shape(parameter)),
+        )
+        dealt = sum(_values(group.parameters) for group in groups)
+        assert dealt == self.sizes.trainable, "a method names all that it trains"
         self._lr_scales = [group.lr_scale for group in groups]
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=Forward(model.to(world.device), config.engine.precision, world.device),
@@ -95,7 +83,7 @@ class DeepSpeedEngine:
             config=deepspeed_config(
                 config,
                 ranks=world.size,
-                trainable=self.trainable,
+                trainable=self.sizes.trainable,
                 pinned=world.device.type == "cuda",
             ),
         )
@@ -136,16 +124,40 @@ class DeepSpeedEngine:
         norm = self._engine.get_global_grad_norm() if last else None
         return None if norm is None else float(norm)
 
-    @contextlib.contextmanager
-    def whole_model(self, *, averaged: bool = False) -> Iterator[TunedModel]:
-        """The model with all its parameters in one place, to be read on every rank.
+    def measure(self, run: Callable[[TunedModel], ResultT]) -> ResultT:
+        """Runs the model with the moving averages of what is trained, where the run keeps them.
 
-        Args:
-            averaged: With the moving averages of what is trained, where the run keeps them.
+        In stage 3 the layers gather and release their parameters as in training: `run` must make
+        the same calls on every rank.
         """
-        average = self._average if averaged else None
-        with contextlib.nullcontext() if average is None else average.in_place():
-            yield self.model if self._stage < 3 else self._collected()
+        results: list[ResultT] = []
+        with self._averaged(), torch.no_grad():
+            if self._stage < 3:
+                return run(self.model)
+            # Inside the module's pass DeepSpeed also gathers what is used outside of its layer.
+            self._engine.module(measure=lambda model: results.append(run(model)))
+        return results[0]
+
+    @contextlib.contextmanager
+    def whole_model(self) -> Iterator[TunedModel]:
+        """The model with all that is trained, as `measure` runs it, to be read on the leading rank.
+
+        In stage 3 a frozen base stays sharded. Every rank calls it.
+        """
+        with self._averaged():
+            if self._stage < 3:
+                yield self.model
+            elif self.model.makes_base:
+                yield self._collected()
+            else:
+                trained = [p for p in self.model.parameters() if p.requires_grad]
+                with deepspeed.zero.GatheredParameters(trained, modifier_rank=None):
+                    yield self.model
+
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
+        with contextlib.nullcontext() if self._average is None else self._average.in_place():
+            yield
 
     def _held(self) -> dict[str, Tensor]:
         """What this rank holds of each trained parameter: all of it, or in stage 3 its shard."""
@@ -160,16 +172,15 @@ class DeepSpeedEngine:
         return place / f"average{own}.safetensors"
 
     def _collected(self) -> TunedModel:
-        """A plain copy: the sharded modules gather and release by themselves at each call."""
-        copy = self._rebuild()
-        own = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
+        """On the leading rank a plain copy of a model that trains its base; else the model."""
+        copy = self._rebuild() if self._world.leads else self.model
+        targets = dict(copy.named_parameters()) | dict(copy.named_buffers())
         with torch.no_grad():
-            for name, target in [*copy.named_parameters(), *copy.named_buffers()]:
-                source = own[name]
-                sharded = [source] if isinstance(source, nn.Parameter) else []
-                with deepspeed.zero.GatheredParameters(sharded, modifier_rank=None):
-                    target.copy_(source)
-        return copy.to(self._world.device)
+            for name, source in [*self.model.named_parameters(), *self.model.named_buffers()]:
+                collected = whole(source)
+                if self._world.leads:
+                    targets[name].copy_(collected)
+        return copy
 
     def save(self, folder: Path, tag: str) -> None:
         """Writes trained parameters, their averages and optimizer states into folder/tag.
@@ -227,3 +238,7 @@ class DeepSpeedEngine:
             raise CheckpointError(f"{folder / tag} holds no checkpoint")
         if self._average is not None:
             self._average.load(self._average_file(folder / tag))
+
+
+def _values(parameters: Sequence[Tensor]) -> int:
+    return sum(whole_shape(parameter).numel() for parameter in parameters)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +24,21 @@ class Forward(nn.Module):
             torch.autocast, device.type, dtype=torch.bfloat16, enabled=precision == "bf16"
         )
 
-    def forward(self, source: Tensor, images: Tensor, present: Tensor, decoder: Tensor) -> Tensor:
-        """Return logits `[B, T, V]`."""
+    def forward(
+        self, *inputs: Tensor, measure: Callable[[TunedModel], None] | None = None
+    ) -> Tensor | None:
+        """Return logits `[B, T, V]`.
+
+        Args:
+            *inputs: Source, images, which of them are present, and decoder ids of a batch.
+            measure: Given the model instead of inputs, inside this module's pass: there the
+                parameters of a sharded model come to whoever asks for them.
+        """
+        if measure is not None:
+            measure(self.model)
+            return None
         with self._autocast():
-            logits: Tensor = self.model(source, images, present, decoder)
+            logits: Tensor = self.model(*inputs)
         return logits
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -24,7 +24,9 @@ class ParameterGroup:
 
 
 def parameter_groups(
-    trained: Mapping[str, Tensor], settings: OptimizerConfig
+    trained: Mapping[str, Tensor],
+    settings: OptimizerConfig,
+    dimensions: Callable[[Tensor], int] = Tensor.dim,
 ) -> list[ParameterGroup]:
     """Deals the trained parameters to groups: to the first whose pattern matches, or to the rest.
 
@@ -32,6 +34,7 @@ def parameter_groups(
         trained: Parameters by name, also buffers, which are left out. A tied parameter may have
             several names; it belongs to the first group that matches any of them.
         settings: The groups, and what holds without them.
+        dimensions: Of a parameter, of which a rank may hold a flat part.
 
     Returns:
         Groups that are not empty; parameters with one dimension never decay and stand apart.
@@ -53,8 +56,8 @@ def parameter_groups(
         for parameter in taken:
             del left[parameter]
         decay = settings.weight_decay if group.weight_decay is None else group.weight_decay
-        found += _split(taken, group.lr_scale, decay)
-    return found + _split(list(left), 1.0, settings.weight_decay)
+        found += _split(taken, group.lr_scale, decay, dimensions)
+    return found + _split(list(left), 1.0, settings.weight_decay, dimensions)
 
 
 def adamw(groups: Sequence[ParameterGroup], settings: OptimizerConfig) -> torch.optim.AdamW:
@@ -80,10 +83,13 @@ def _why(names: Mapping[nn.Parameter, list[str]], pattern: str) -> str:
 
 
 def _split(
-    parameters: list[nn.Parameter], lr_scale: float, weight_decay: float
+    parameters: list[nn.Parameter],
+    lr_scale: float,
+    weight_decay: float,
+    dimensions: Callable[[Tensor], int],
 ) -> list[ParameterGroup]:
-    decaying = [p for p in parameters if p.dim() > 1]
-    others = [p for p in parameters if p.dim() <= 1]
+    decaying = [p for p in parameters if dimensions(p) > 1]
+    others = [p for p in parameters if dimensions(p) <= 1]
     return [
         ParameterGroup(parameters=tuple(group), lr_scale=lr_scale, weight_decay=decay)
         for group, decay in ((decaying, weight_decay), (others, 0.0))

@@ -29,10 +29,12 @@ def join_world(config: RunConfig) -> World:
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     try:
-        dist.init_process_group(
-            "gloo" if device.type == "cpu" else "nccl",
-            timeout=timedelta(seconds=config.training.step_timeout_s),
-        )
+        # A run that broke earlier in this process has left its group: nothing is undone then.
+        if not dist.is_initialized():
+            dist.init_process_group(
+                "gloo" if device.type == "cpu" else "nccl",
+                timeout=timedelta(seconds=config.training.step_timeout_s),
+            )
     except RuntimeError as error:
         raise lost_contact(rank, error) from error
     return World(rank=rank, size=size, device=device)

@@ -7,8 +7,9 @@ run gives the same bits. With more ranks a sum may be rounded in another order.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -24,6 +25,8 @@ from pipeline.training.data import Batch
 from pipeline.training.forward import Forward, compile_layers
 from pipeline.training.parameter_groups import adamw, parameter_groups
 from pipeline.training.world import World
+
+ResultT = TypeVar("ResultT")
 
 _STATE_FILE = "engine.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -50,8 +53,8 @@ class TorchEngine:
         self._optimizer = adamw(groups, config.optimizer)
         self._lr_scales = [group.lr_scale for group in groups]
         self._trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        self.trainable = sum(parameter.numel() for parameter in self._trained.values())
-        """Number of trained values."""
+        self.sizes = model.parameter_counts()
+        """Number of trained values, and of those of the base."""
         self._clip_norm = config.optimizer.clip_norm
         self._accumulation = config.training.gradient_accumulation
         self._micro_batches = 0
@@ -97,15 +100,15 @@ class TorchEngine:
             self._average.update(self._steps)
         return norm
 
-    @contextlib.contextmanager
-    def whole_model(self, *, averaged: bool = False) -> Iterator[TunedModel]:
-        """The model with all its parameters in one place, to be read on every rank.
+    def measure(self, run: Callable[[TunedModel], ResultT]) -> ResultT:
+        """Runs the model with the moving averages of what is trained, where the run keeps them."""
+        with self.whole_model() as model, torch.no_grad():
+            return run(model)
 
-        Args:
-            averaged: With the moving averages of what is trained, where the run keeps them.
-        """
-        average = self._average if averaged else None
-        with contextlib.nullcontext() if average is None else average.in_place():
+    @contextlib.contextmanager
+    def whole_model(self) -> Iterator[TunedModel]:
+        """The model as `measure` runs it, to be read."""
+        with contextlib.nullcontext() if self._average is None else self._average.in_place():
             yield self.model
 
     def full_state(self) -> dict[str, Tensor]:

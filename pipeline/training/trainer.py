@@ -17,7 +17,7 @@ import torch
 from model.checkpoint import fingerprint
 from pipeline.config import RunConfig
 from pipeline.errors import EXIT_INTERRUPTED, CheckpointError, ConfigError, TrainingError
-from pipeline.training.backend import start_engine
+from pipeline.training.backend import placement_of, start_engine
 from pipeline.training.checkpoint import (
     Best,
     CheckpointFolder,
@@ -91,13 +91,14 @@ class _Run:
         self.config, self.world, self.stop = config, world, stop
         self.run_dir = run_folder(config)
         self.started = time.perf_counter()
-        model = build_model(config)
+        self.placement = placement_of(config)
+        model = self.model = build_model(config, self.placement.settle)
         inputs = open_inputs(config, model.base.config, world, stack)
         self.loader, self.validator = inputs.loader, inputs.validator
         self.epoch_length = inputs.epoch_length
         self.checkpoints = CheckpointFolder(self.run_dir, world, config.training.keep_last)
-        base_fingerprint = fingerprint(model.base)
-        self.frozen = frozen_fingerprint(model, base_fingerprint)
+        base_fingerprint = fingerprint(model.base, whole=self.placement.whole)
+        self.frozen = frozen_fingerprint(model, base_fingerprint, self.placement.whole)
         self.state = RunState(
             step=0,
             total_steps=total_steps(config, inputs.epoch_length, self.loader.global_batch),
@@ -220,17 +221,21 @@ class _Run:
         self.bar.report(step, metrics, samples_left / metrics["train/samples_per_s"])
 
     def _validate(self, validator: Validator) -> None:
-        with self.engine.whole_model(averaged=True) as model:
-            metrics = validator.measure(model)
-            judged = self.selection.judged(self.state, metrics)
-            best, better = judged.best, judged.best is not self.state.best
-            if best is not None and better and self.world.leads:
-                write_best(self.run_dir, model, best, self.config.base.path)
+        metrics = self.engine.measure(validator.measure)
+        judged = self.selection.judged(self.state, metrics)
+        best, better = judged.best, judged.best is not self.state.best
+        if best is not None and better:
+            self._write_best(best)
         self.state = judged
         for hook in self.hooks:
             hook.on_validation(self.state.step, metrics)
         told = ", ".join(f"{name} {value:.4f}" for name, value in sorted(metrics.items()))
         self.bar.say(f"step {self.state.step}: {told}{' (best)' if better else ''}")
+
+    def _write_best(self, best: Best) -> None:
+        with self.engine.whole_model() as model:
+            if self.world.leads:
+                write_best(self.run_dir, model, best, self.config.base.path)
 
     def _save(self) -> None:
         with self.window.paused():
@@ -253,17 +258,13 @@ class _Run:
         )
 
     def _finish(self, before: str) -> TrainingResult:
-        with self.engine.whole_model() as model:
-            after = fingerprint(model.base)
-            if frozen_fingerprint(model, after) != self.frozen:
-                raise TrainingError(f"the frozen base changed: {before} became {after}")
-            sizes = model.parameter_counts()
+        model, whole, sizes = self.model, self.placement.whole, self.engine.sizes
+        after = fingerprint(model.base, whole=whole)
+        if frozen_fingerprint(model, after, whole) != self.frozen:
+            raise TrainingError(f"the frozen base changed: {before} became {after}")
         if self.validator is None:
             # Nothing was compared: the last is the best there is.
-            last = Best(step=self.state.step, value=0.0, metrics={})
-            with self.engine.whole_model(averaged=True) as model:
-                if self.world.leads:
-                    write_best(self.run_dir, model, last, self.config.base.path)
+            self._write_best(Best(step=self.state.step, value=0.0, metrics={}))
         result = TrainingResult(
             output_dir=self.run_dir,
             best_metrics=self.state.best.metrics if self.state.best else {},

@@ -15,8 +15,20 @@ from pathlib import Path
 from tests.support.training_run import ROOT
 
 
-def run_recipes(recipes: Sequence[Path], *, ranks: int, timeout_s: float = 200) -> None:
+def run_recipes(
+    recipes: Sequence[Path],
+    *,
+    ranks: int,
+    module: str = "tests.support.rank_group",
+    timeout_s: float = 240,
+) -> None:
     """Trains the recipes in their order, all on the same ranks.
+
+    Args:
+        recipes: What is trained.
+        ranks: Processes.
+        module: What each of them runs, given the recipes.
+        timeout_s: Longest that all may take.
 
     Raises:
         AssertionError: a rank failed; with what it said.
@@ -31,7 +43,7 @@ def run_recipes(recipes: Sequence[Path], *, ranks: int, timeout_s: float = 200) 
     with meeting_place() as place:
         started = [
             subprocess.Popen(
-                [sys.executable, "-m", "tests.support.rank_group", *map(str, recipes)],
+                [sys.executable, "-m", module, *map(str, recipes)],
                 cwd=ROOT,
                 env=common | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
                 stdout=subprocess.PIPE,
