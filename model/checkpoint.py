@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from model.errors import CheckpointError
 from model.layouts.detection import CONFIG_FILE, conversion_of
 from model.ofa import OFA, OFAConfig
-from model.tensor_files import fingerprint_of
+from model.tensor_files import Whole, fingerprint_of
 
 __all__ = [
     "CONFIG_FILE",
@@ -33,6 +33,7 @@ __all__ = [
     "check_fit",
     "fingerprint",
     "load_base",
+    "load_base_in_parts",
     "load_config",
     "load_into",
     "load_weights",
@@ -174,6 +175,38 @@ def load_base(path_or_name: str, *, dtype: torch.dtype = torch.float32) -> OFA:
     return model.eval()
 
 
+def load_base_in_parts(path_or_name: str, settle: Callable[[nn.Module], None]) -> OFA:
+    """Load a base that may be too large to be whole in this process.
+
+    The file is mapped, not read. Each module is given its own tensors and handed to `settle`, which
+    may keep a part of them and let the rest go, before the next module is given any.
+
+    Args:
+        path_or_name: as of `load_base`.
+        settle: called with each module that has tensors of its own, children before parents.
+
+    Raises:
+        CheckpointError: as `load_base`.
+    """
+    file = resolve_base(path_or_name) / WEIGHTS_FILE
+    with torch.device("meta"):
+        model = OFA(load_config(path_or_name))
+    given = load_weights(file)
+    check_fit(model.state_dict(), given, file)
+    for prefix, module in reversed(list(model.named_modules())):
+        names = [name for name, _ in _own_tensors(module)]
+        if names:
+            module.to_empty(device="cpu", recurse=False)
+            for name, tensor in _own_tensors(module):
+                tensor.detach().copy_(given[f"{prefix}.{name}"])
+            settle(module)
+    return model.eval()
+
+
+def _own_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+
+
 def save_base(
     model: OFA, tokenizer_file: Path, folder: Path, *, dtype: torch.dtype | None = None
 ) -> None:
@@ -219,7 +252,7 @@ def _stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     )
 
 
-def fingerprint(model: OFA, *, without: Collection[str] = ()) -> str:
+def fingerprint(model: OFA, *, without: Collection[str] = (), whole: Whole | None = None) -> str:
     """Return `sha256:<hex>` over the names, dtypes, shapes and bytes of parameters and buffers.
 
     Tied weights count once, so the value depends on the model and not on how a file spells it.
@@ -227,11 +260,11 @@ def fingerprint(model: OFA, *, without: Collection[str] = ()) -> str:
     Args:
         model: the base.
         without: names of parameters and buffers to leave out, to look at the rest alone.
+        whole: collects a tensor of which this process holds a part; one is collected at a time.
     """
-    return fingerprint_of(
-        {
-            name: tensor
-            for name, tensor in model.state_dict().items()
-            if name not in DERIVED_KEYS and name not in without
-        }
-    )
+    tensors = {
+        name: tensor
+        for name, tensor in model.state_dict(keep_vars=True).items()
+        if name not in DERIVED_KEYS and name not in without
+    }
+    return fingerprint_of(tensors) if whole is None else fingerprint_of(tensors, whole=whole)

@@ -12,6 +12,7 @@ C candidates.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -100,6 +101,7 @@ def generate(
     prompts: Prompts | None = None,
     options: GenerationOptions,
     prefix_ids_BP: Tensor | None = None,
+    agree: Callable[[bool], bool] = bool,
 ) -> list[list[Hypothesis]]:
     """Search the best answers of a batch. Set the model to eval before.
 
@@ -111,6 +113,8 @@ def generate(
         prompts: Shared by the batch (leading dimension 1) or one for each source.
         options: Lengths, constraints and width of the search.
         prefix_ids_BP: int64 decoder prompts without bos, right-padded; no eos.
+        agree: Told after each step whether this search goes on, says whether another step is
+            computed. Processes that hold the model together have to take the same steps.
 
     Returns:
         for each source its finished hypotheses, best first: at least one, at most beam_size.
@@ -127,15 +131,18 @@ def generate(
     cache = model.start_cache(source, prompts, rows_per_source=options.beam_size)
     search = _Search(source_ids_BS, options, prefix_ids_BP, layout.bos, layout.eos)
     last_step = min(options.max_length, model.config.max_positions - 1)
+    searching = True
     for step in range(last_step + 1):
         logits_NV = model.decode_step(search.tokens_NL[:, -1], cache)
-        rows_N, kept_sources = search.advance(logits_NV, step, last=step == last_step)
-        if rows_N is None:
+        if searching:
+            rows_N, kept_sources = search.advance(logits_NV, step, last=step == last_step)
+            searching = rows_N is not None
+            if kept_sources is not None:
+                cache.keep_sources(kept_sources)
+            if rows_N is not None and options.beam_size > 1:
+                cache.reorder(rows_N)
+        if not agree(searching):
             break
-        if kept_sources is not None:
-            cache.keep_sources(kept_sources)
-        if options.beam_size > 1:
-            cache.reorder(rows_N)
     return search.results()
 
 

@@ -37,6 +37,14 @@ Advance = Callable[[int], None]
 """Called with the number of bytes that were just done."""
 
 
+Whole = Callable[[Tensor], Tensor]
+"""Called with a tensor of which a process may hold a part; returns all of it."""
+
+
+def _as_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
 def _silent(count: int) -> None:
     del count
 
@@ -101,6 +109,7 @@ def fingerprint_of(
     *,
     stored: torch.dtype | None = None,
     loaded: torch.dtype | None = None,
+    whole: Whole = _as_is,
     advance: Advance = _silent,
 ) -> str:
     """Return `sha256:<hex>` over names, dtypes, shapes and bytes, in order of name.
@@ -109,10 +118,12 @@ def fingerprint_of(
         tensors: by name.
         stored: dtype that floating-point tensors are rounded to first, as on disk; None for none.
         loaded: dtype that they are hashed with, as in memory; None for the one they have then.
+        whole: collects a tensor that is spread over processes; one is held at a time.
         advance: told the bytes of the tensors as given.
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
+    for name in sorted(tensors):
+        tensor = whole(tensors[name])
         kept = stored_dtype(tensor, stored)
         hashed = stored_dtype(tensor, loaded) if loaded is not None else kept
         digest.update(f"{name} {hashed} {tuple(tensor.shape)}\n".encode())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from PIL import Image
@@ -41,6 +41,7 @@ class Answerer:
         max_source_length: int = MAX_SOURCE_LENGTH,
         answers: tuple[str, ...] = (),
         score_all: bool = False,
+        agree: Callable[[bool], bool] = bool,
     ) -> None:
         """Prepares to answer. Set the model to eval before.
 
@@ -52,6 +53,7 @@ class Answerer:
             max_source_length: Tokens of an instruction that are kept, bos and eos included.
             answers: The only answers to questions; none leaves them open.
             score_all: Choose the best of all these answers, instead of searching one among them.
+            agree: As of `generate`, where processes hold the model together.
         """
         self._base: OFA
         self._prompts: Prompts | None = None
@@ -69,6 +71,7 @@ class Answerer:
         self._max_source_length = max_source_length
         self._answers = answers
         self._score_all = score_all and bool(answers)
+        self._agree = agree
         self._options: dict[str, GenerationOptions] = {}
 
     def answer(
@@ -98,7 +101,9 @@ class Answerer:
             found = self._best_of_all(*inputs, prompts)
         else:
             options = self._search(task_name)
-            searched = generate(self._base, *inputs, prompts=prompts, options=options)
+            searched = generate(
+                self._base, *inputs, prompts=prompts, options=options, agree=self._agree
+            )
             found = [hypotheses[0] for hypotheses in searched]
         return [
             task.decode(best, image.size, self._tokenizer, self._base.config, self._image_size)

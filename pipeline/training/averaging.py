@@ -54,6 +54,12 @@ class MovingAverage:
         return dict(self._averages)
 
     @torch.no_grad()
+    def take(self, values: dict[str, Tensor]) -> None:
+        """Continues from what `values` held, of the same names and shapes."""
+        for name, average in self._averages.items():
+            average.copy_(values[name])
+
+    @torch.no_grad()
     def _put(self, values: dict[str, Tensor]) -> None:
         for name, tensor in self._live().items():
             tensor.copy_(values[name])

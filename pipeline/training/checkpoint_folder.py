@@ -38,7 +38,7 @@ from pipeline.training.subject import BUFFER
 from pipeline.training.world import World
 
 if TYPE_CHECKING:
-    from pipeline.training.engine import Engine
+    from pipeline.training.backend import Engine
 
 log = logging.getLogger(__name__)
 _STEP = "step-"

@@ -224,8 +224,17 @@ class TrainingConfig:
 class EngineConfig:
     """Processes, sharding and precision; the DeepSpeed dictionary is derived from it."""
 
+    backend: Literal["deepspeed", "torch"] = "deepspeed"
+    """What trains: DeepSpeed, or torch.distributed alone, which is there for debugging: it gives
+    the numbers of zero_stage = 0 without DeepSpeed's hooks in the way."""
     zero_stage: Literal[0, 1, 2, 3] = 1
     """ZeRO: 1 shards optimizer state over the ranks, 2 gradients too, 3 parameters too."""
+    offload_optimizer: Literal["none", "cpu"] = "none"
+    """Where optimizer states lie and the update is computed: on the device, or in the memory of the
+    host. It needs zero_stage 1 to 3."""
+    offload_parameters: Literal["none", "cpu"] = "none"
+    """Where a rank keeps its share of the parameters until a layer needs it; with cpu, the device
+    holds little more than the layers at work. It needs zero_stage 3."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 computes under autocast; parameters, gradients and optimizer state stay float32."""
     processes: int = 1
@@ -247,6 +256,17 @@ class EngineConfig:
         _at_least(self, 1, "processes")
         if self.peak_tflops is not None and self.peak_tflops <= 0:
             raise ValueError(f"peak_tflops must be above 0, not {self.peak_tflops}; or null")
+        if self.backend == "torch" and self.zero_stage != 0:
+            raise ValueError(f"backend = torch needs zero_stage = 0, not {self.zero_stage}")
+        if self.offload_optimizer != "none" and self.zero_stage == 0:
+            raise ValueError(
+                f"offload_optimizer = {self.offload_optimizer} needs zero_stage 1, 2 or 3, not 0"
+            )
+        if self.offload_parameters != "none" and self.zero_stage != 3:
+            raise ValueError(
+                f"offload_parameters = {self.offload_parameters} needs zero_stage = 3, not"
+                f" {self.zero_stage}"
+            )
         if self.compile and self.zero_stage == 3:
             raise ValueError(
                 "compile and zero_stage = 3, which swaps parameters, exclude each other"

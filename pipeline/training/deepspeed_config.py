@@ -9,7 +9,9 @@ from pipeline.config import RunConfig
 _LARGEST_BUCKET = 50_000_000
 
 
-def deepspeed_config(config: RunConfig, *, ranks: int, trainable: int) -> dict[str, Any]:
+def deepspeed_config(
+    config: RunConfig, *, ranks: int, trainable: int, pinned: bool = False
+) -> dict[str, Any]:
     """Derives what deepspeed.initialize takes as its config.
 
     Precision is not in it: bf16 is torch's autocast inside the module, over float32 parameters,
@@ -19,6 +21,7 @@ def deepspeed_config(config: RunConfig, *, ranks: int, trainable: int) -> dict[s
         config: The run.
         ranks: Number of ranks.
         trainable: Number of trained values; buckets are not made larger than all of them.
+        pinned: Whether what is offloaded lies in page-locked memory, which a GPU copies faster.
     """
     per_rank, accumulation = (
         config.training.batch_size_per_rank,
@@ -36,8 +39,17 @@ def deepspeed_config(config: RunConfig, *, ranks: int, trainable: int) -> dict[s
         zero |= {
             "stage3_prefetch_bucket_size": bucket,
             "stage3_param_persistence_threshold": 0,
+            # A layer that will be used again soon would else stay whole, and so the whole base.
+            "stage3_max_reuse_distance": 0,
+            "stage3_max_live_parameters": bucket,
             "stage3_gather_16bit_weights_on_model_save": False,
         }
+    for part, place in (
+        ("offload_optimizer", config.engine.offload_optimizer),
+        ("offload_param", config.engine.offload_parameters),
+    ):
+        if place != "none":
+            zero[part] = {"device": place, "pin_memory": pinned}
     return {
         "train_batch_size": per_rank * accumulation * ranks,
         "train_micro_batch_size_per_gpu": per_rank,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -25,7 +25,10 @@ class ParameterGroup:
 
 
 def prompt_groups(
-    trained: Mapping[str, Tensor], settings: OptimizerConfig, prompts: Sequence[str]
+    trained: Mapping[str, Tensor],
+    settings: OptimizerConfig,
+    prompts: Sequence[str],
+    dimensions: Callable[[Tensor], int] = Tensor.dim,
 ) -> list[ParameterGroup]:
     """Deals the parameters of several prompts to groups of one prompt each.
 
@@ -33,6 +36,7 @@ def prompt_groups(
         trained: Parameters by name, each behind the name of its prompt and a dot.
         settings: The groups, and what holds without them; a pattern may be about some prompts only.
         prompts: Names of the prompts.
+        dimensions: As of `parameter_groups`.
 
     Raises:
         ConfigError: a pattern decides about no parameter.
@@ -40,14 +44,16 @@ def prompt_groups(
     owner = {id(tensor): name.split(".", 1)[0] for name, tensor in trained.items()}
     return [
         replace(group, parameters=own, prompt=prompt)
-        for group in parameter_groups(trained, settings)
+        for group in parameter_groups(trained, settings, dimensions)
         for prompt in prompts
         if (own := tuple(p for p in group.parameters if owner[id(p)] == prompt))
     ]
 
 
 def parameter_groups(
-    trained: Mapping[str, Tensor], settings: OptimizerConfig
+    trained: Mapping[str, Tensor],
+    settings: OptimizerConfig,
+    dimensions: Callable[[Tensor], int] = Tensor.dim,
 ) -> list[ParameterGroup]:
     """Deals the trained parameters to groups: to the first whose pattern matches, or to the rest.
 
@@ -55,6 +61,7 @@ def parameter_groups(
         trained: Parameters by name, also buffers, which are left out. A tied parameter may have
             several names; it belongs to the first group that matches any of them.
         settings: The groups, and what holds without them.
+        dimensions: Of a parameter, of which a rank may hold a flat part.
 
     Returns:
         Groups that are not empty; parameters with one dimension never decay and stand apart.
@@ -76,8 +83,8 @@ def parameter_groups(
         for parameter in taken:
             del left[parameter]
         decay = settings.weight_decay if group.weight_decay is None else group.weight_decay
-        found += _split(taken, group.lr_scale, decay)
-    return found + _split(list(left), 1.0, settings.weight_decay)
+        found += _split(taken, group.lr_scale, decay, dimensions)
+    return found + _split(list(left), 1.0, settings.weight_decay, dimensions)
 
 
 def _matching(names: Mapping[nn.Parameter, list[str]], pattern: str) -> list[nn.Parameter]:
@@ -93,10 +100,13 @@ def _why(names: Mapping[nn.Parameter, list[str]], pattern: str) -> str:
 
 
 def _split(
-    parameters: list[nn.Parameter], lr_scale: float, weight_decay: float
+    parameters: list[nn.Parameter],
+    lr_scale: float,
+    weight_decay: float,
+    dimensions: Callable[[Tensor], int],
 ) -> list[ParameterGroup]:
-    decaying = [p for p in parameters if p.dim() > 1]
-    others = [p for p in parameters if p.dim() <= 1]
+    decaying = [p for p in parameters if dimensions(p) > 1]
+    others = [p for p in parameters if dimensions(p) <= 1]
     return [
         ParameterGroup(parameters=tuple(group), lr_scale=lr_scale, weight_decay=decay)
         for group, decay in ((decaying, weight_decay), (others, 0.0))

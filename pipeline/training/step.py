@@ -10,9 +10,9 @@ import torch
 
 from model.losses import PAD
 from pipeline.errors import TrainingError
+from pipeline.training.backend import Engine
 from pipeline.training.checkpoint import write_json_whole, writing
 from pipeline.training.data import Batch
-from pipeline.training.engine import Engine
 from pipeline.training.flops import StepFlops
 from pipeline.training.objective import Objective
 from pipeline.training.prompt_losses import batch_loss

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -17,17 +17,18 @@ from model.checkpoint import fingerprint
 from pipeline.config import RunConfig
 from pipeline.config_tree import plain
 from pipeline.errors import EXIT_INTERRUPTED, TrainingError
+from pipeline.training.backend import placement_of, start_engine
 from pipeline.training.checkpoint import Best, RunState
 from pipeline.training.checkpoint_folder import CheckpointFolder
 from pipeline.training.cut_texts import CutReport
 from pipeline.training.data import Batch
-from pipeline.training.engine import Engine, join_world, leave_world
 from pipeline.training.flops import StepFlops, peak_flops
 from pipeline.training.hooks import Hook
 from pipeline.training.improved import write_improved
 from pipeline.training.inputs import open_inputs
 from pipeline.training.objective import objective_of
 from pipeline.training.peers import Peers, telling_fates
+from pipeline.training.process_group import join_world, leave_world
 from pipeline.training.prompt_losses import count_tokens
 from pipeline.training.prompt_selection import selection_of
 from pipeline.training.reporting import Reporter
@@ -103,15 +104,16 @@ class _Run:
         self.config, self.world, self.stop = config, world, stop
         self.run_dir = run_folder(config)
         self.started = time.perf_counter()
-        model = build_model(config)
+        self.placement = placement_of(config)
+        model = self.model = build_model(config, self.placement.settle)
         inputs = open_inputs(config, model.base.config, world, stack)
         self.loader, self.validator = inputs.loader, inputs.validator
         self.epoch_length = inputs.epoch_length
         self.checkpoints = stack.enter_context(
             CheckpointFolder(self.run_dir, world, config.training)
         )
-        base_fingerprint = fingerprint(model.base)
-        self.frozen = frozen_fingerprint(model, base_fingerprint)
+        base_fingerprint = fingerprint(model.base, whole=self.placement.whole)
+        self.frozen = frozen_fingerprint(model, base_fingerprint, self.placement.whole)
         self.state = RunState(
             step=0,
             total_steps=total_steps(config.training, inputs.epoch_length, self.loader.global_batch),
@@ -123,7 +125,7 @@ class _Run:
             seconds=0.0,
             config=plain(config),
         )
-        self.engine = Engine(model, config, world, lambda: build_model(config))
+        self.engine = start_engine(model, config, world, lambda: build_model(config))
         self.statistics = batch_statistics(model.base)
         self.buffers = moved_buffers(model)
         self.reporter = Reporter(config, hooks, leads=world.leads)
@@ -258,14 +260,20 @@ class _Run:
         self.reporter.log(step, self.window.close(), more, samples_left)
 
     def _validate(self, validator: Validator) -> None:
-        with self.engine.whole_model(averaged=True) as model:
-            metrics = validator.measure(model, self.watchdog.progressed)
-            judged = self.selection.judged(self.state, metrics)
-            better = self.selection.improved(self.state, judged)
-            if self.world.leads:
-                write_improved(self.run_dir, model, better, self.config)
+        metrics = self.engine.measure(
+            lambda model: validator.measure(model, self.watchdog.progressed)
+        )
+        judged = self.selection.judged(self.state, metrics)
+        better = self.selection.improved(self.state, judged)
+        if better:
+            self._write_improved(better)
         self.state = judged
         self.reporter.validated(self.state.step, metrics, better)
+
+    def _write_improved(self, improved: Mapping[str | None, Best]) -> None:
+        with self.engine.whole_model() as model:
+            if self.world.leads:
+                write_improved(self.run_dir, model, improved, self.config)
 
     def _save(self) -> None:
         with self.window.paused(), self.spans(SAVING):
@@ -291,18 +299,14 @@ class _Run:
 
     def _finish(self, before: str) -> TrainingResult:
         self.checkpoints.wait()
-        with self.engine.whole_model() as model:
-            after = fingerprint(model.base)
-            if frozen_fingerprint(model, after) != self.frozen:
-                raise TrainingError(f"the frozen base changed: {before} became {after}")
-            sizes = model.parameter_counts()
+        model, whole, sizes = self.model, self.placement.whole, self.engine.sizes
+        after = fingerprint(model.base, whole=whole)
+        if frozen_fingerprint(model, after, whole) != self.frozen:
+            raise TrainingError(f"the frozen base changed: {before} became {after}")
         if self.validator is None:
             # Nothing was compared: the last is the best there is.
             last = Best(step=self.state.step, value=0.0, metrics={})
-            bests = dict.fromkeys(self.config.prompt_names() or (None,), last)
-            with self.engine.whole_model(averaged=True) as model:
-                if self.world.leads:
-                    write_improved(self.run_dir, model, bests, self.config)
+            self._write_improved(dict.fromkeys(self.config.prompt_names() or (None,), last))
         result = TrainingResult(
             output_dir=self.run_dir,
             best_metrics=self.selection.best_metrics(self.state),

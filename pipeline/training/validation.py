@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 
@@ -17,6 +18,8 @@ from pipeline.training.data import Collator, ShardReader
 from pipeline.training.objective import Objective
 from pipeline.training.prompt_losses import parts_of
 from pipeline.training.world import World
+
+SampleT = TypeVar("SampleT")
 
 LOSS = "validation/loss"
 NLL = "validation/nll"
@@ -53,6 +56,8 @@ class Validator:
         self._world = world
         self._collate = collate
         self._only_answers = only_answers(config.evaluation, answers)
+        # Where ranks hold the model together, each makes the calls that the busiest one makes.
+        self._together = world.size > 1 and config.engine.zero_stage == 3
         self._chosen = [
             choose_samples(
                 reader.tasks,
@@ -90,16 +95,14 @@ class Validator:
             for rows in chosen.values()
             for row in rows
         ]
-        own = places[self._world.rank :: self._world.size]
         names = self._config.prompt_names()
         # Of training's regularisers only the smoothing, by which the two losses are compared.
         objective = Objective(label_smoothing=self._config.training.label_smoothing)
         sums = [[0.0, 0.0, 0.0] for _ in names or ("",)]
-        size = max(16, self._config.training.batch_size_per_rank)
-        for start in range(0, len(own), size):
-            records = [
-                self._readers[dataset].read(row) for dataset, row in own[start : start + size]
-            ]
+        for chosen, counts in self._batches(
+            places, max(16, self._config.training.batch_size_per_rank)
+        ):
+            records = [self._readers[dataset].read(row) for dataset, row in chosen]
             batch = self._collate(records).to(self._world.device)
             logits_BTV = model(
                 batch.source_ids_BS,
@@ -108,6 +111,8 @@ class Validator:
                 batch.decoder_ids_BT,
                 batch.prompt_index_B,
             )
+            if not counts:
+                continue
             for prompt, rows, part in parts_of(batch, len(sums)):
                 loss = objective.loss(logits_BTV if rows is None else logits_BTV[rows], part)
                 found = (float(loss.loss_sum), float(loss.nll_sum), float(part.tokens))
@@ -127,23 +132,43 @@ class Validator:
             beam_size=self._config.training.beam_size,
             max_source_length=self._config.data.max_source_length,
             answers=self._only_answers,
-            score_all=self._config.evaluation.vqa == "candidates",
+            # Ranks score different numbers of pairs; a search makes as many calls on all of them.
+            score_all=self._config.evaluation.vqa == "candidates" and not self._together,
+            agree=self._any_rank if self._together else bool,
         )
         size = self._config.evaluation.batch_size
         for reader, chosen in zip(self._readers, self._chosen, strict=True):
             for task in tasks:
-                own = chosen.get(task, [])[self._world.rank :: self._world.size]
-                for start in range(0, len(own), size):
-                    part = own[start : start + size]
+                for part, counts in self._batches(chosen.get(task, []), size):
                     records = [reader.read(row) for row in part]
                     samples = [sample for sample, _ in records]
                     found = answerer.answer(task, samples, [image for _, image in records])
+                    if not counts:
+                        continue
                     rows += [
                         PredictionRow(position=row, sample=sample, prediction=prediction)
                         for row, sample, prediction in zip(part, samples, found, strict=True)
                     ]
                     after_batch()
         return score_rows([row for part in self._world.gather(rows) for row in part])
+
+    def _batches(
+        self, samples: Sequence[SampleT], size: int
+    ) -> Iterator[tuple[Sequence[SampleT], bool]]:
+        """Deals samples to the ranks; this one's, in batches, and whether a batch counts.
+
+        One that does not count is there so that all ranks have as many.
+        """
+        own = samples[self._world.rank :: self._world.size]
+        for start in range(0, len(own), size):
+            yield own[start : start + size], True
+        if self._together:
+            of_busiest = -(-len(samples[:: self._world.size]) // size)
+            for _ in range(-(-len(own) // size), of_busiest):
+                yield samples[:1], False
+
+    def _any_rank(self, goes_on: bool) -> bool:
+        return self._world.total([float(goes_on)])[0] > 0
 
     def _tasks_of(self, reader: ShardReader) -> list[str]:
         there = sorted(set(reader.tasks))

@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -185,16 +186,6 @@ def test_another_recipe_does_not_resume(undisturbed: Path) -> None:
     assert "--resume --force" in said
 
 
-@pytest.mark.parametrize("stage", [0, 2, 3])
-def test_every_stage_trains_the_same_prompts(
-    stage: int, at_stage: Callable[[int], Path], undisturbed: Path
-) -> None:
-    ours, theirs = best_of(at_stage(stage)), best_of(undisturbed)
-    assert all(torch.allclose(ours[n], theirs[n], atol=1e-4) for n in theirs)
-    measured = json.loads((run_dir_of(at_stage(stage)) / "best" / "state.json").read_text())
-    assert "vqa/accuracy" in measured["metrics"]
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -256,33 +247,6 @@ def test_interrupted_pretraining_resumes_to_the_same_bits(
     status, said = run(recipe, "--resume")
     assert status == 0, said
     assert_same(recipe, pretrained)
-
-
-@pytest.mark.parametrize("method", ["adapter", "bitfit"])
-def test_sharded_and_recomputed_another_method_learns_the_same(
-    method: str, base: Path, data: Path, tmp_path: Path
-) -> None:
-    trained = []
-    for stage in (0, 3):
-        recipe = write_recipe(
-            tmp_path / f"stage{stage}.yaml",
-            base,
-            data,
-            tuning={"method": method, "adapter": {"dim": 4}},
-            training={"max_steps": 4},
-            engine={"zero_stage": stage, "activation_checkpointing": stage == 3},
-        )
-        status, said = run(recipe)
-        assert status == 0, said
-        assert not (run_dir_of(recipe) / "best" / "base").exists()
-        trained.append(best_of(recipe))
-    plain, sharded = trained
-    assert plain.keys() == sharded.keys()
-    assert any(
-        name.endswith("fc1.bias" if method == "bitfit" else "up_proj.bias") for name in plain
-    )
-    assert all(torch.allclose(plain[n], sharded[n], atol=1e-4) for n in plain)
-    assert all(plain[n].abs().max() > 1e-3 for n in plain if n.endswith("bias"))
 
 
 def test_a_loss_that_is_not_finite_names_its_samples(
@@ -347,8 +311,8 @@ def test_a_base_that_changed_is_an_error(
     )
     build = trainer.build_model
 
-    def leaky(config: RunConfig) -> TunedModel:
-        model = build(config)
+    def leaky(*arguments: Any) -> TunedModel:
+        model = build(*arguments)
         norm = next(m for m in model.base.modules() if isinstance(m, torch.nn.BatchNorm2d))
 
         def drift(*_: object) -> None:

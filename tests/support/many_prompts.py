@@ -20,10 +20,11 @@ from model.checkpoint import TOKENIZER_FILE, load_config
 from model.tokenizer import OFATokenizer
 from pipeline.config import RunConfig
 from pipeline.config_reader import load
+from pipeline.training.backend import start_engine
 from pipeline.training.data import Batch, Collator, ShardReader
-from pipeline.training.engine import Engine, join_world, leave_world
 from pipeline.training.flops import StepFlops
 from pipeline.training.objective import Objective
+from pipeline.training.process_group import join_world, leave_world
 from pipeline.training.prompt_losses import count_tokens
 from pipeline.training.spans import Spans
 from pipeline.training.step import train_step
@@ -68,7 +69,7 @@ def rows_of_step(step: int, rank: int, ranks: int, tasks: Sequence[str]) -> list
 def train(config: RunConfig, batches: Iterator[list[Batch]], world: World) -> dict[str, Tensor]:
     """The trained values after all steps in which there is something to learn."""
     torch.manual_seed(config.seed)
-    engine = Engine(build_model(config), config, world, lambda: build_model(config))
+    engine = start_engine(build_model(config), config, world, lambda: build_model(config))
     engine.train()
     objective = Objective(label_smoothing=0.1)
     prompts = len(config.prompt_names()) or 1

@@ -16,8 +16,9 @@ from model.checkpoint import load_config
 from pipeline.config import RunConfig
 from pipeline.config_tree import build
 from pipeline.errors import CheckpointError
+from pipeline.training.backend import Engine, start_engine
 from pipeline.training.data import Batch
-from pipeline.training.engine import Engine, join_world, leave_world
+from pipeline.training.process_group import join_world, leave_world
 from pipeline.training.subject import build_model
 from pipeline.training.world import World
 
@@ -91,7 +92,7 @@ def main(base: str) -> None:
     former: dict[str, Tensor] = {}
     for turn, stage in enumerate(STAGES):
         config = config_of(base, stage)
-        engine = Engine(build_model(config), config, world, lambda c=config: build_model(c))
+        engine = start_engine(build_model(config), config, world, lambda c=config: build_model(c))
         engine.train()
         begun = whole(engine, world)
         assert all(float(begun[name]) == 0.0 for name in begun if name.startswith("step/"))

@@ -21,6 +21,7 @@ EOS = 2
 
 def _generate(rows: slice = slice(None), **settings: Any) -> list[list[Any]]:
     given = {key: settings.pop(key) for key in ("prompts", "prefix_ids_BP") if key in settings}
+    given |= {"agree": settings.pop("agree")} if "agree" in settings else {}
     images, present = image_inputs()
     return generate(
         base(),
@@ -106,6 +107,33 @@ def test_sources_leave_the_batch_when_they_are_finished(monkeypatch: pytest.Monk
     lengths = [len(row[0].tokens) for row in found]
     assert lengths == [4, 3, 5]
     assert rows_per_step == [3, 3, 3, 2, 1]
+
+
+def test_a_search_that_has_ended_goes_on_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed = list(range(269, 275))
+    options = {"beam_size": 2, "max_length": 9, "trie": Trie([[token] for token in allowed])}
+    told: list[bool] = []
+
+    def agree(goes_on: bool) -> bool:
+        told.append(goes_on)
+        return True
+
+    model, steps = base(), 0
+    step = type(model).decode_step
+
+    def counted(*arguments: Any) -> Tensor:
+        nonlocal steps
+        steps += 1
+        return step(*arguments)
+
+    alone = _generate(**options)
+    monkeypatch.setattr(type(model), "decode_step", counted)
+    together = _generate(**options, agree=agree)
+    assert together == alone
+    assert steps == len(told) == 10
+    assert told[0]
+    assert not told[-1]
+    assert told == sorted(told, reverse=True), "a search that has ended begins again"
 
 
 def _mixed(variants: list[str]) -> Prompts:

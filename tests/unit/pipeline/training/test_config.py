@@ -34,6 +34,10 @@ from pipeline.training.deepspeed_config import deepspeed_config
         ("optimizer.groups", "[{lr_scale: 2}]", r"optimizer.groups\[0\].match: missing"),
         ("engine.zero_stage", "4", "engine.zero_stage"),
         ("engine.precision", "fp16", "engine.precision"),
+        ("engine.backend", "torch", "engine.backend = torch needs zero_stage = 0, not 1"),
+        ("engine", "{zero_stage: 0, offload_optimizer: cpu}", "needs zero_stage 1, 2 or 3, not 0"),
+        ("engine", "{zero_stage: 2, offload_parameters: cpu}", "needs zero_stage = 3, not 2"),
+        ("engine.offload_optimizer", "nvme", "engine.offload_optimizer"),
         ("engine", "{compile: true, zero_stage: 3}", "compile and zero_stage = 3"),
     ],
 )
@@ -62,6 +66,14 @@ def test_deepspeed_settings_follow_from_the_run(stage: int) -> None:
     assert settings["gradient_clipping"] == 0.5
     assert settings["zero_optimization"]["stage"] == stage
     assert settings["zero_optimization"]["reduce_bucket_size"] == 1000
+
+
+def test_what_is_offloaded_is_said_to_deepspeed() -> None:
+    overrides = [("name", "run"), ("engine.zero_stage", "3"), ("engine.offload_parameters", "cpu")]
+    settings = deepspeed_config(load(RunConfig, [], overrides), ranks=2, trainable=9, pinned=True)
+    zero = settings["zero_optimization"]
+    assert zero["offload_param"] == {"device": "cpu", "pin_memory": True}
+    assert "offload_optimizer" not in zero
 
 
 @pytest.mark.parametrize(("metric", "tasks"), [("vqa/accuracy", ["vqa"]), ("validation/nll", [])])

@@ -18,9 +18,9 @@ from model.tokenizer import OFATokenizer
 from model.tuning import TunedModel, build_tuned_model
 from model.tuning.config import PrefixConfig, TuningConfig
 from pipeline.errors import TrainingError
+from pipeline.training.backend import Engine
 from pipeline.training.config import TrainingConfig
 from pipeline.training.data import Batch, Collator, ShardReader
-from pipeline.training.engine import Engine
 from pipeline.training.flops import StepFlops, count_flops
 from pipeline.training.objective import Objective, objective_of
 from pipeline.training.spans import Spans
