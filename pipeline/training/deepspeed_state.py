@@ -18,16 +18,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from model.tuning import TunedModel
-from pipeline.errors import CheckpointError
 from pipeline.training.averaging import MovingAverage
+from pipeline.training.full_state import AVERAGE, MOMENTS, PARAMETER, STEP, STEPS, check_fit
 from pipeline.training.world import World
-
-PARAMETER = "parameter"
-AVERAGE = "average"
-STEP = "step"
-STEPS = "engine/steps"
-MOMENTS = ("exp_avg", "exp_avg_sq")
-"""AdamW's running means, as torch names them."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +107,8 @@ class DeepSpeedState:
         Raises:
             CheckpointError: names, shapes or types are others than this run's; nothing is taken.
         """
-        self._check(tensors)
+        shapes = {name: _shape(parameter) for name, parameter in self._trained()}
+        check_fit(tensors, shapes, averaged=self._average is not None)
         counts = {p: float(tensors[f"{STEP}/{n}"]) for n, p in self._trained()}
         for flat, parameters in self._flats():
             # What shares a flat tensor shares its count, also where stage 0 has skipped some of it.
@@ -207,28 +201,6 @@ class DeepSpeedState:
         if self._stage and self._world.size > 1:
             # As integers, because a sum of floats turns -0.0 into 0.0.
             dist.reduce(tensor.view(torch.int32), dst=0)
-
-    def _check(self, tensors: Mapping[str, Tensor]) -> None:
-        kinds = (PARAMETER, *MOMENTS, *([AVERAGE] if self._average else []))
-        wanted = {f"{k}/{n}": _shape(p) for n, p in self._trained() for k in kinds}
-        wanted |= {f"{STEP}/{name}": torch.Size() for name, _ in self._trained()}
-        problems = [f"{name} is missing" for name in sorted(wanted.keys() - tensors.keys())]
-        problems += [
-            f"{name} is unexpected" for name in sorted(tensors.keys() - wanted.keys() - {STEPS})
-        ]
-        for name in sorted(wanted.keys() & tensors.keys()):
-            found = tensors[name]
-            if found.shape != wanted[name]:
-                problems.append(
-                    f"{name} has shape {list(found.shape)}, expected {list(wanted[name])}"
-                )
-            elif found.dtype != torch.float32:
-                problems.append(f"{name} is {found.dtype}, expected torch.float32")
-        if problems:
-            more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-            raise CheckpointError(
-                f"the saved tensors don't fit this run: {'; '.join(problems[:3])}{more}"
-            )
 
 
 def _shape(parameter: nn.Parameter) -> torch.Size:

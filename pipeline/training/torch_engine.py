@@ -16,18 +16,15 @@ from torch import Tensor
 
 from model.tuning import TunedModel
 from pipeline.config import RunConfig
-from pipeline.errors import CheckpointError
 from pipeline.training.averaging import MovingAverage
 from pipeline.training.data import Batch
-from pipeline.training.deepspeed_state import STEPS
 from pipeline.training.forward import Forward, compile_layers
+from pipeline.training.full_state import AVERAGE, MOMENTS, PARAMETER, STEP, STEPS, check_fit
 from pipeline.training.optimizer import adamw, groups_of
 from pipeline.training.prompt_adamw import PromptClipping
 from pipeline.training.world import World
 
 ResultT = TypeVar("ResultT")
-
-_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class TorchEngine:
@@ -128,12 +125,12 @@ class TorchEngine:
         state: dict[str, Tensor] = {STEPS: torch.tensor(float(self._steps))}
         for name, parameter in self._trained.items():
             moments = self._optimizer.state.get(parameter, {})
-            state[f"parameter/{name}"] = parameter
-            for moment in _MOMENTS:
+            state[f"{PARAMETER}/{name}"] = parameter
+            for moment in MOMENTS:
                 state[f"{moment}/{name}"] = moments.get(moment, torch.zeros_like(parameter))
-            state[f"step/{name}"] = moments.get("step", torch.tensor(0.0))
+            state[f"{STEP}/{name}"] = moments.get("step", torch.tensor(0.0))
         if self._average is not None:
-            state |= {f"average/{name}": value for name, value in self._average.values().items()}
+            state |= {f"{AVERAGE}/{name}": value for name, value in self._average.values().items()}
         return {
             key: value.detach().to("cpu", torch.float32, copy=True) for key, value in state.items()
         }
@@ -145,18 +142,19 @@ class TorchEngine:
         Raises:
             CheckpointError: it is the state of other parameters; nothing is changed then.
         """
-        self._check_fit(tensors)
+        shapes = {name: parameter.shape for name, parameter in self._trained.items()}
+        check_fit(tensors, shapes, averaged=self._average is not None)
         for name, parameter in self._trained.items():
-            parameter.copy_(tensors[f"parameter/{name}"])
+            parameter.copy_(tensors[f"{PARAMETER}/{name}"])
             self._optimizer.state[parameter] = {
                 # AdamW counts on the CPU.
-                "step": tensors[f"step/{name}"].clone(),
-                **{m: tensors[f"{m}/{name}"].to(parameter.device, copy=True) for m in _MOMENTS},
+                "step": tensors[f"{STEP}/{name}"].clone(),
+                **{m: tensors[f"{m}/{name}"].to(parameter.device, copy=True) for m in MOMENTS},
             }
-        latest = max(tensors[f"step/{name}"] for name in self._trained)
+        latest = max(tensors[f"{STEP}/{name}"] for name in self._trained)
         self._steps = int(tensors.get(STEPS, latest))
         if self._average is not None:
-            self._average.take({name: tensors[f"average/{name}"] for name in self._trained})
+            self._average.take({name: tensors[f"{AVERAGE}/{name}"] for name in self._trained})
 
     def _held(self) -> dict[str, Tensor]:
         return {name: parameter.data for name, parameter in self._trained.items()}
@@ -188,20 +186,3 @@ class TorchEngine:
             for gradient in gradients:
                 gradient.mul_(factor.clamp(max=1.0))
         return float(norm)
-
-    def _check_fit(self, tensors: dict[str, Tensor]) -> None:
-        shapes: dict[str, torch.Size] = {}
-        for name, parameter in self._trained.items():
-            kinds = ("parameter", *_MOMENTS, *(["average"] if self._average is not None else []))
-            shapes |= {f"{kind}/{name}": parameter.shape for kind in kinds}
-            shapes[f"step/{name}"] = torch.Size()
-        wrong = [
-            key
-            for key, shape in shapes.items()
-            if key not in tensors or tensors[key].shape != shape
-        ]
-        if wrong:
-            raise CheckpointError(
-                f"the saved state does not fit this run: {wrong[0]} is missing or of another shape"
-                f"{f', and {len(wrong) - 1} more' if len(wrong) > 1 else ''}"
-            )

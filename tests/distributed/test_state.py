@@ -1,4 +1,4 @@
-"""The whole state of an engine fits every other ZeRO stage, to the bit."""
+"""The whole state of an engine fits every other engine and stage, to the bit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.training_run import ROOT
 pytestmark = pytest.mark.distributed
 
 
-def test_a_state_goes_through_all_stages_bit_by_bit(base: Path) -> None:
+def test_a_state_goes_through_all_engines_bit_by_bit(base: Path) -> None:
     with meeting_place() as place:
         ranks = [
             subprocess.Popen(
@@ -41,4 +41,4 @@ def test_a_state_goes_through_all_stages_bit_by_bit(base: Path) -> None:
                 process.kill()
     assert [process.returncode for process in ranks] == [0, 0], "\n".join(said)
     for rank, words in enumerate(said):
-        assert f"stage 0 rank {rank}: " in words
+        assert f"deepspeed 2 rank {rank}: " in words

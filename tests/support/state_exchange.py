@@ -1,4 +1,4 @@
-"""A rank that hands the state of one engine to that of another ZeRO stage, and says what it found.
+"""A rank that hands the state of one engine to that of another, and says what it found.
 
 Run as a module with the folder of a base: DeepSpeed needs a process group of its own.
 """
@@ -22,11 +22,11 @@ from pipeline.training.process_group import join_world, leave_world
 from pipeline.training.subject import build_model
 from pipeline.training.world import World
 
-STAGES = (0, 3, 1, 2, 0)
-"""Each takes over from the one before; the first begins."""
+ENGINES = (("deepspeed", 0), ("deepspeed", 3), ("torch", 0), ("deepspeed", 1), ("deepspeed", 2))
+"""Backends and ZeRO stages. Each takes over from the one before; the first begins."""
 
 
-def config_of(base: str, stage: int) -> RunConfig:
+def config_of(base: str, backend: str, stage: int) -> RunConfig:
     """A run whose tensors have odd sizes, so that no number of ranks divides them."""
     config: RunConfig = build(
         RunConfig,
@@ -40,7 +40,7 @@ def config_of(base: str, stage: int) -> RunConfig:
             },
             "optimizer": {"groups": [{"match": "*.bias", "lr_scale": 0.5}], "clip_norm": 0.1},
             "training": {"ema_decay": 0.5, "gradient_accumulation": 2, "batch_size_per_rank": 2},
-            "engine": {"zero_stage": stage, "processes": 2},
+            "engine": {"backend": backend, "zero_stage": stage, "processes": 2},
         },
     )
     return config
@@ -63,6 +63,7 @@ def take_step(engine: Engine, base: str, rank: int) -> None:
             **{"source_ids_BS": ids, "decoder_ids_BT": ids, "target_BT": ids},
             **{"images_BCHW": images, "image_present_B": present},
             confidence_B=torch.ones(2),
+            prompt_index_B=torch.zeros(2, dtype=torch.int64),
         )
         logits = engine.forward(batch)
         engine.backward(logits.logsumexp(-1).mean() - logits[..., 7].mean())
@@ -88,10 +89,10 @@ def refuses_others(engine: Engine, state: dict[str, Tensor]) -> None:
 
 
 def main(base: str) -> None:
-    world = join_world(config_of(base, 0))
+    world = join_world(config_of(base, *ENGINES[0]))
     former: dict[str, Tensor] = {}
-    for turn, stage in enumerate(STAGES):
-        config = config_of(base, stage)
+    for turn, (backend, stage) in enumerate(ENGINES):
+        config = config_of(base, backend, stage)
         engine = start_engine(build_model(config), config, world, lambda c=config: build_model(c))
         engine.train()
         begun = whole(engine, world)
@@ -112,19 +113,19 @@ def main(base: str) -> None:
         assert bits(whole(engine, world)) == bits(before), "a refused state has left something"
         engine.take_full_state(former)
         # Before the first step of this engine, when its optimizer has made no states by itself.
-        assert bits(whole(engine, world)) == bits(former), f"stage {stage} keeps other bits"
+        assert bits(whole(engine, world)) == bits(former), f"{backend} {stage} keeps other bits"
         take_step(engine, base, world.rank)
         stepped = whole(engine, world)
         engine.take_full_state(former)
         take_step(engine, base, world.rank)
         again = whole(engine, world)
-        assert bits(again) == bits(stepped), f"stage {stage} does not go on to the same bits"
+        assert bits(again) == bits(stepped), f"{backend} {stage} does not go on to the same bits"
         assert all(float(stepped[n]) == 3.0 + turn for n in stepped if n.startswith("step/"))
         assert float(stepped["engine/steps"]) == 4.0 + turn
         moved = [n for n in stepped if not torch.equal(stepped[n], former[n])]
         assert len(moved) > len(stepped) * 0.9
         if turn:
-            print(f"stage {stage} rank {world.rank}: {len(stepped)} tensors")
+            print(f"{backend} {stage} rank {world.rank}: {len(stepped)} tensors")
         former = stepped
     leave_world()
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from model.checkpoint import TOKENIZER_FILE
 from model.tokenizer import OFATokenizer
 from pipeline.config import RunConfig, load
-from pipeline.errors import CheckpointError, TrainingError
+from pipeline.errors import CheckpointError
 from pipeline.training.data import Batch, Collator, ShardReader
 from pipeline.training.subject import build_model
 from pipeline.training.torch_engine import TorchEngine
@@ -67,23 +67,19 @@ def state_of(engine: TorchEngine) -> dict[str, Tensor]:
     return engine.full_state()
 
 
-def test_what_was_saved_continues_to_the_same_bits(
-    recipe: Path, batch: Batch, tmp_path: Path
-) -> None:
+def test_a_state_continues_to_the_same_bits(recipe: Path, batch: Batch) -> None:
     first = engine_of(recipe)
     step(first, batch)
     step(first, batch)
-    first.save(tmp_path, "here")
-    first.check_saved(tmp_path / "here")
     second = engine_of(recipe)
-    second.load(tmp_path, "here")
+    second.take_full_state(state_of(first))
     for engine in (first, second):
         step(engine, batch)
     ours, theirs = state_of(second), state_of(first)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     kinds = {key.split("/", 1)[0] for key in ours}
-    assert kinds == {"parameter", "exp_avg", "exp_avg_sq", "step", "average"}
+    assert kinds == {"parameter", "exp_avg", "exp_avg_sq", "step", "average", "engine"}
     assert ours["step/method.encoder.embedding.weight"] == 3.0
 
 
@@ -99,24 +95,10 @@ def test_the_state_of_a_run_that_has_not_begun_is_its_start(recipe: Path, batch:
 def test_the_state_of_another_prompt_is_refused_and_changes_nothing(recipe: Path) -> None:
     engine = engine_of(recipe)
     before = state_of(engine)
-    with pytest.raises(CheckpointError, match=r"encoder\.embedding.weight is missing or"):
+    with pytest.raises(CheckpointError, match=r"encoder\.embedding.weight has shape"):
         engine.take_full_state(state_of(engine_of(recipe, ("tuning.prefix.length", "5"))))
     after = state_of(engine)
     assert all(torch.equal(after[key], before[key]) for key in before)
-
-
-def test_damaged_and_missing_files_are_named(recipe: Path, tmp_path: Path) -> None:
-    engine = engine_of(recipe)
-    with pytest.raises(CheckpointError, match="nowhere cannot be loaded"):
-        engine.load(tmp_path, "nowhere")
-    engine.save(tmp_path, "here")
-    file = tmp_path / "here" / "engine.safetensors"
-    file.write_bytes(file.read_bytes()[:-8])
-    with pytest.raises(CheckpointError, match="here cannot be loaded"):
-        engine.load(tmp_path, "here")
-    (tmp_path / "file").write_text("no folder")
-    with pytest.raises(TrainingError, match="rank 0 cannot save"):
-        engine.save(tmp_path, "file")
 
 
 def test_it_needs_no_deepspeed(recipe: Path) -> None:
