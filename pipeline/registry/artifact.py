@@ -78,7 +78,7 @@ def save_prompt(
     files = {
         TENSORS_FILE: safetensors.torch.save(tensors),
         RECORD_FILE: record.to_json().encode(),
-        CARD_FILE: render_card(record, [f"{PICTURES_FOLDER}/{name}" for name in names]).encode(),
+        CARD_FILE: render_card(record, {n: f"{PICTURES_FOLDER}/{n}" for n in names}).encode(),
     }
     for name, picture in zip(names, pictures, strict=True):
         files[f"{PICTURES_FOLDER}/{name}"] = picture.read_bytes()

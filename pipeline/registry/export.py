@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors
@@ -20,6 +21,7 @@ from pipeline.errors import RegistryError
 from pipeline.registry.artifact import RECORD_FILE, save_prompt
 from pipeline.registry.describe import describe_prompt
 from pipeline.registry.record import DataUse
+from pipeline.registry.reference import RegisteredPrompt
 from pipeline.registry.scores import (
     BEST_WEIGHTS,
     EVALUATION_REPORT,
@@ -27,8 +29,13 @@ from pipeline.registry.scores import (
     is_newer,
     run_scores,
 )
-from pipeline.registry.store import PromptRegistry, RegisteredPrompt
-from pipeline.tracking.config import DEFAULT_OUTPUT_DIR, TrackingConfig, resolve_store
+from pipeline.registry.store import PromptRegistry
+from pipeline.tracking.config import (
+    DEFAULT_OUTPUT_DIR,
+    StoreLocation,
+    TrackingConfig,
+    resolve_store,
+)
 from pipeline.tracking.identity import read_identity
 
 CONFIG_FILE = "config.yaml"
@@ -86,6 +93,50 @@ def export_run(
     return target
 
 
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What is to be registered, and where."""
+
+    artifact: Path
+    """The artifact's folder."""
+    run: Path | None
+    """The run whose best checkpoint the artifact is made of first; None where it is up to date."""
+    location: StoreLocation
+    run_id: str | None
+    """MLflow run of the training, where this store recorded it."""
+
+
+def locate_source(source: str | Path, uri: str | None = None) -> Source:
+    """Says what registering a folder means; nothing is written.
+
+    Args:
+        source: Folder of a run or of an artifact.
+        uri: MLflow store; for a run the one that recorded it, by default.
+
+    Raises:
+        RegistryError: the folder is neither.
+    """
+    folder = Path(source)
+    if (folder / RECORD_FILE).is_file():
+        location = resolve_store(TrackingConfig(uri=uri), DEFAULT_OUTPUT_DIR)
+        return Source(artifact=folder, run=None, location=location, run_id=None)
+    if not (folder / CONFIG_FILE).is_file():
+        raise RegistryError(f"{folder} is neither a run folder nor a prompt artifact")
+    artifact = folder / ARTIFACT_FOLDER
+    identity = read_identity(folder)
+    if identity is None or uri is not None:
+        location = resolve_store(TrackingConfig(uri=uri), folder.resolve().parent)
+    else:
+        location = identity.location
+    return Source(
+        artifact=artifact,
+        run=None if _is_current(artifact, folder) else folder,
+        location=location,
+        # The run is only known to the store that recorded it.
+        run_id=identity.run_id if identity and identity.location.uri == location.uri else None,
+    )
+
+
 def register_source(
     source: str | Path,
     *,
@@ -104,26 +155,11 @@ def register_source(
     Raises:
         RegistryError: the folder is neither, or the store refuses it.
     """
-    folder = Path(source)
-    if (folder / RECORD_FILE).is_file():
-        location = resolve_store(TrackingConfig(uri=uri), DEFAULT_OUTPUT_DIR)
-        registry = PromptRegistry(location, create=True)
-        return registry.register(folder, name, aliases=aliases)
-    if not (folder / CONFIG_FILE).is_file():
-        raise RegistryError(f"{folder} is neither a run folder nor a prompt artifact")
-    artifact = folder / ARTIFACT_FOLDER
-    if not _is_current(artifact, folder):
-        artifact = export_run(folder)
-    identity = read_identity(folder)
-    if identity is None or uri is not None:
-        output_dir = folder.resolve().parent
-        location = resolve_store(TrackingConfig(uri=uri), output_dir)
-    else:
-        location = identity.location
-    # The run is only known to the store that recorded it.
-    run_id = identity.run_id if identity and identity.location.uri == location.uri else None
-    registry = PromptRegistry(location, create=True)
-    return registry.register(artifact, name, run_id=run_id, aliases=aliases)
+    found = locate_source(source, uri)
+    if found.run is not None:
+        export_run(found.run)
+    registry = PromptRegistry(found.location, create=True)
+    return registry.register(found.artifact, name, run_id=found.run_id, aliases=aliases)
 
 
 def _is_current(artifact: Path, run: Path) -> bool:

@@ -6,7 +6,8 @@ hypothesis, so a registered prompt answers exactly as it was scored.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,7 @@ class Predictor:
         place = base or base_place(record)
         shares = leaves_base_alone(from_values(record.meta.tuning, record.meta.name))
         loaded = shared_base(place) if shares else read_base(place)
+        _check_tokenizer(record, loaded)
         model = attach_prompt(loaded.model, folder, base_fingerprint=loaded.fingerprint)
         return cls(model, loaded, record)
 
@@ -73,7 +75,7 @@ class Predictor:
         """Answers for one image.
 
         Args:
-            image: Path, bytes, data URL or base64 text of an image file, or a Pillow image.
+            image: Path, URL, bytes, data URL or base64 text of an image file, or a Pillow image.
             text: Question, expression or hypothesis; None for a task that asks about the whole
                 image.
             task: One of the prompt's tasks; needed only when it has several.
@@ -131,19 +133,35 @@ class Predictor:
         return task.decode(best, picture.size, tokenizer, config, size)
 
 
-def open_reference(reference: str, store_uri: str | None = None) -> Path:
-    """The artifact folder behind a reference: a folder, or a registered version.
+def _check_tokenizer(record: PromptRecord, base: LoadedBase) -> None:
+    # The fingerprint is of the weights: the same ones with another tokenizer read other words.
+    found = base.tokenizer.digest
+    if found != record.meta.tokenizer_digest:
+        raise RegistryError(
+            f"prompt {record.meta.name!r} was made with tokenizer {record.meta.tokenizer_digest},"
+            f" the base {base.model.config.name} has {found}"
+        )
+
+
+@contextmanager
+def opened_reference(reference: str, store_uri: str | None = None) -> Iterator[Path]:
+    """The artifact folder behind a reference, for as long as the block runs.
 
     Args:
         reference: Path of an artifact folder, `name@alias`, `name/version`, also behind `models:/`.
         store_uri: MLflow store; None for MLFLOW_TRACKING_URI, else runs/mlflow.db.
+
+    Raises:
+        RegistryError: there is no such version, or its files cannot be fetched.
     """
     if Path(reference).is_dir():
-        return Path(reference)
+        yield Path(reference)
+        return
     from pipeline.registry.store import PromptRegistry  # MLflow imports slowly
 
     location = resolve_store(TrackingConfig(uri=store_uri), DEFAULT_OUTPUT_DIR)
-    return PromptRegistry(location).download(reference)
+    with PromptRegistry(location).fetched(reference) as folder:
+        yield folder
 
 
 def predict_frame(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,12 +115,25 @@ def small_meta(
         name=name,
         tasks=tasks,
         base_fingerprint=base_fingerprint or fingerprint(model.base),
-        tokenizer_digest="sha256:00",
+        tokenizer_digest=small_tokenizer(TEXTS).digest,
         image_size=64,
         data=(DataUse(role="train", name="world", digest="sha256:cc", samples=9),),
         config={"seed": 1, "data": {"max_source_length": 40}},
         metrics={f"{tasks[0]}/accuracy": score},
     )
+
+
+def evaluated_meta(
+    model: TunedModel,
+    *,
+    name: str = "shapes",
+    score: float = 0.5,
+    digest: str = f"sha256:{'dd' * 32}",
+) -> PromptMeta:
+    """A record with the score of an evaluation."""
+    meta = small_meta(model, name=name, score=score)
+    use = DataUse(role="evaluation", name="world_test", digest=digest, samples=5)
+    return dataclasses.replace(meta, data=(*meta.data, use))
 
 
 def small_prompt(

@@ -126,7 +126,10 @@ def test_pictures_are_kept_and_shown(tmp_path: Path, base: OFA) -> None:
     model = tuned(base)
     save_prompt(tmp_path / "prompt", model, small_meta(model), [picture])
     assert files(tmp_path / "prompt")["pictures/predictions.png"] == b"png"
-    assert "![pictures/predictions.png]" in (tmp_path / "prompt" / "README.md").read_text()
+    assert (
+        "![predictions.png](pictures/predictions.png)"
+        in (tmp_path / "prompt" / "README.md").read_text()
+    )
 
 
 def test_foreign_folders_are_left_alone(tmp_path: Path, base: OFA) -> None:
