@@ -11,7 +11,6 @@ prefixworks registry export grounding backup/grounding
 
 from __future__ import annotations
 
-import json
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
@@ -151,15 +150,6 @@ def _add_transfers(commands: _Commands) -> None:
     )
     bring.add_argument("folder", type=Path, help="what export wrote")
     bring.add_argument("--name", help="registered name (default: that of the export)")
-    sync = commands.view("sync", _sync, "Deliver what a run recorded while MLflow was down.")
-    sync.add_argument("run_folder", metavar="run", type=Path, help="run folder")
-
-
-def _sync(arguments: Namespace) -> None:
-    from pipeline.tracking.mlflow import sync_run
-
-    sent = sync_run(arguments.run_folder)
-    print(json.dumps({"delivered": sent}) if arguments.json else f"delivered {sent} entries")
 
 
 if __name__ == "__main__":

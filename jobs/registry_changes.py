@@ -9,7 +9,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from jobs.registry_output import open_registry, plain, say, title
+from jobs.registry_output import open_registry, plain, say, shown_uri, title
 from pipeline.errors import ConfigError, RegistryError
 
 if TYPE_CHECKING:
@@ -29,13 +29,13 @@ def register(arguments: argparse.Namespace) -> None:
         values = {
             "would_register": str(source.artifact),
             "from_run": str(source.run) if source.run else None,
-            "store": source.location.uri,
+            "store": shown_uri(source.location.uri),
             "aliases": arguments.alias,
         }
         say(
             arguments,
             values,
-            f"would register {source.artifact}{made} in {source.location.uri}",
+            f"would register {source.artifact}{made} in {shown_uri(source.location.uri)}",
         )
         return
     # The champion goes through the gate, whichever command makes it one.

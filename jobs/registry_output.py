@@ -7,6 +7,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from pipeline.tracking.config import DEFAULT_OUTPUT_DIR, TrackingConfig, resolve_store
 
@@ -21,6 +22,12 @@ def open_registry(uri: str | None, *, create: bool = False) -> PromptRegistry:
 
     location = resolve_store(TrackingConfig(uri=uri), DEFAULT_OUTPUT_DIR)
     return PromptRegistry(location, create=create)
+
+
+def shown_uri(uri: str) -> str:
+    """A store's URI without the credentials that it may hold."""
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.netloc else uri
 
 
 def plain(prompt: RegisteredPrompt) -> dict[str, Any]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.registry_output import open_registry, say, title
+from jobs.registry_output import open_registry, say, shown_uri, title
 from pipeline.errors import RegistryError
 
 if TYPE_CHECKING:
@@ -22,12 +21,12 @@ def download(arguments: argparse.Namespace) -> None:
     if folder.exists():
         raise RegistryError(f"{folder} exists already")
     registry = open_registry(arguments.uri)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        registry.download(arguments.reference, scratch).rename(folder)
-    finally:
-        shutil.rmtree(scratch)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+            registry.download(arguments.reference, scratch).rename(folder)
+    except OSError as error:
+        raise RegistryError(f"{folder} cannot be written: {error.strerror}") from error
     say(arguments, {"folder": str(folder)}, f"{arguments.reference} is in {folder}")
 
 
@@ -40,13 +39,13 @@ def export(arguments: argparse.Namespace) -> None:
     titles = [prompt.title for prompt in prompts]
     target: str = arguments.target
     if arguments.dry_run:
-        values = {"would_export": titles, "target": target}
-        say(arguments, values, f"would export {', '.join(titles)} to {target}")
+        values = {"would_export": titles, "target": shown_uri(target)}
+        say(arguments, values, f"would export {', '.join(titles)} to {shown_uri(target)}")
         return
     if "://" in target:
         other = open_registry(target, create=True)
         if other.location.uri == registry.location.uri:
-            raise RegistryError(f"{target} is the registry that they are in")
+            raise RegistryError(f"{shown_uri(target)} is the registry that they are in")
         _report(arguments, copy_versions(registry, prompts, other))
         return
     export_versions(registry, prompts, Path(target))

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 BEAM_SIZE = 5
 """Beams unless a caller asks for another number; evaluation's default."""
+MAX_BEAM_SIZE = 64
+"""More than any search gains from; a request may not take the memory of a service."""
 
 
 class Predictor:
@@ -79,15 +81,18 @@ class Predictor:
             text: Question, expression or hypothesis; None for a task that asks about the whole
                 image.
             task: One of the prompt's tasks; needed only when it has several.
-            beam_size: Beams of the search.
+            beam_size: Beams of the search, at most MAX_BEAM_SIZE.
 
         Returns:
             Text, box in pixels of the given image, and score, as far as the task has them.
 
         Raises:
-            RegistryError: the task is not one of the prompt's, or it needs a text and has none.
+            RegistryError: the task is not one of the prompt's, it needs a text and has none, or the
+                number of beams is out of range.
             DataError: the image cannot be read.
         """
+        if not 1 <= beam_size <= MAX_BEAM_SIZE:
+            raise RegistryError(f"beam_size = {beam_size} is not from 1 to {MAX_BEAM_SIZE}")
         name = self._task_name(task)
         picture = open_image(image)
         source_ids_BS = self._source(name, text)

@@ -62,12 +62,7 @@ def publish(
         run_id = own_run(client, location, experiment, record, pictures)
     run = client.get_run(run_id)
     logged = _log_model(client, folder, record, name, run)
-    try:
-        client.create_registered_model(name, description=_purpose(record))
-    except MlflowException as error:
-        # Registered before, perhaps a moment ago by another process.
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
+    _ensure_model(client, name, record)
     shown = {picture.name: _picture_link(logged, picture.name) for picture in pictures}
     made = client.create_model_version(
         name,
@@ -79,6 +74,17 @@ def publish(
         model_id=logged.model_id,
     )
     return str(made.version)
+
+
+def _ensure_model(client: MlflowClient, name: str, record: PromptRecord) -> None:
+    tasks = ", ".join(task.name for task in record.meta.tasks)
+    purpose = f"Prompts for {tasks} on the frozen base {record.meta.base.name}."
+    try:
+        client.create_registered_model(name, description=purpose)
+    except MlflowException as error:
+        # Registered before, perhaps a moment ago by another process.
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
 
 
 def _log_model(
@@ -131,8 +137,3 @@ def _picture_link(logged: LoggedModel, name: str) -> str:
         f"ajax-api/2.0/mlflow/logged-models/{logged.model_id}/artifacts/files"
         f"?artifact_file_path={path}"
     )
-
-
-def _purpose(record: PromptRecord) -> str:
-    tasks = ", ".join(task.name for task in record.meta.tasks)
-    return f"Prompts for {tasks} on the frozen base {record.meta.base.name}."

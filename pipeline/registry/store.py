@@ -92,12 +92,12 @@ class PromptRegistry:
 
     def names(self) -> list[str]:
         """Names of all registered prompts, sorted."""
-        with refusals(f"{self.location.uri} does not answer"):
+        with refusals("the registry does not answer"):
             return sorted(model.name for model in self._models())
 
     def versions(self, name: str | None = None) -> list[RegisteredPrompt]:
         """Versions of one prompt or of all, by name and then number."""
-        with refusals(f"{self.location.uri} does not answer"):
+        with refusals("the registry does not answer"):
             models = self._models()
             wanted = [each for each in models if name in (None, each.name)]
             found = [prompt for each in wanted for prompt in self._versions_of(each)]
@@ -203,10 +203,10 @@ class PromptRegistry:
 
 @contextmanager
 def refusals(what: str) -> Iterator[None]:
-    """Turns MLflow's errors into one line that says what did not happen."""
+    """Turns errors of MLflow and of the network into one line that says what did not happen."""
     try:
         yield
-    except MlflowException as error:
+    except (MlflowException, OSError) as error:
         raise RegistryError(f"{what}: {first_line(error)}") from error
 
 

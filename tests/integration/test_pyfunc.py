@@ -130,6 +130,8 @@ def test_a_prompt_of_several_tasks_asks_which(place: Path, registry: PromptRegis
         predictor.predict(image, QUESTION)
     with pytest.raises(RegistryError, match="not made for task 'caption'"):
         predictor.predict(image, task="caption")
+    with pytest.raises(RegistryError, match="beam_size = 0 is not from 1 to 64"):
+        predictor.predict(image, QUESTION, task="vqa", beam_size=0)
     with pytest.raises(RegistryError, match="needs a text"):
         predictor.predict(image, task="vqa")
     rows = {"image": [image, image], "text": [QUESTION, EXPRESSION], "task": ["vqa", "grounding"]}

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from jobs.registry import main
+from jobs.registry_output import shown_uri
 from model.ofa.model import OFA
 from pipeline.errors import ConfigError, RegistryError
 from pipeline.registry.artifact import read_prompt, save_prompt
@@ -144,6 +145,8 @@ def test_registering_can_be_asked_first(run: Command, prompts: Path) -> None:
     planned = run("register", str(prompts / "50"), "--dry-run")
     assert planned["would_register"] == str(prompts / "50")
     assert run("list") == []
+    assert shown_uri("http://me:secret@host:5000/x") == "http://host:5000/x"
+    assert shown_uri("sqlite:////tmp/a.db") == "sqlite:////tmp/a.db"
     with pytest.raises(RegistryError, match="'a/b' cannot name"):
         main(["register", str(prompts / "50"), "--name", "a/b"])
 

@@ -1,4 +1,4 @@
-"""A team's registry: a real MLflow server over PostgreSQL and S3, two processes, and a browser."""
+"""A team's registry: a real MLflow server with users, over PostgreSQL and S3, and a browser."""
 
 from __future__ import annotations
 
@@ -19,15 +19,23 @@ from PIL import Image
 from jobs.registry import main
 from model.checkpoint import load_base
 from model.tuning import TunedModel
+from pipeline.errors import RegistryError
 from pipeline.registry.artifact import attach_prompt, read_prompt, read_record, save_prompt
 from pipeline.registry.promotion import carry_out, plan_promotion
 from pipeline.registry.reference import RegisteredPrompt
 from pipeline.registry.store import PromptRegistry
 from pipeline.tracking.config import TrackingConfig, resolve_store
-from tests.support.browser import browser, look, screenshots
+from tests.support.browser import browser, look, screenshots, signed_in
 from tests.support.mlflow_store import make_store
-from tests.support.registry_server import ROOT, TeamServer, team_server
-from tests.support.s3_server import BUCKET, S3Server, s3_server
+from tests.support.registry_server import (
+    CREDENTIALS,
+    PASSWORD,
+    ROOT,
+    USER,
+    TeamServer,
+    team_server,
+)
+from tests.support.s3_server import BUCKET, S3Server, free_port, s3_server
 from tests.support.small_prompt import (
     evaluated_meta,
     picture,
@@ -47,7 +55,12 @@ def s3() -> Iterator[S3Server]:
 
 @pytest.fixture(scope="module")
 def server(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TeamServer]:
-    with team_server(s3, tmp_path_factory.mktemp("server")) as running:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        team_server(s3, tmp_path_factory.mktemp("server")) as running,
+    ):
+        for name, value in CREDENTIALS.items():
+            patch.setenv(name, value)
         yield running
 
 
@@ -143,6 +156,39 @@ def test_records_are_in_postgres_and_files_in_s3(
         assert connection.execute(query).fetchall() == [(1,)]
 
 
+def test_nobody_gets_in_without_a_password(
+    registry: PromptRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "guessed")
+    with pytest.raises(RegistryError, match="not authenticated") as refused:
+        registry.versions()
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_files_that_cannot_be_stored_leave_no_version(
+    registry: PromptRegistry, place: Path, s3: S3Server
+) -> None:
+    s3.stop()
+    try:
+        with pytest.raises(RegistryError, match="lost was not registered"):
+            registry.register(place / "first", "lost")
+    finally:
+        s3.start()
+    assert "lost" not in registry.names()
+    assert registry.register(place / "first", "lost").version == 1
+
+
+def test_a_server_that_is_not_there_costs_one_line(place: Path) -> None:
+    address = f"http://127.0.0.1:{free_port()}"
+    nowhere = PromptRegistry(resolve_store(TrackingConfig(uri=address), place))
+    with pytest.raises(RegistryError, match="does not answer"):
+        nowhere.names()
+    with pytest.raises(RegistryError, match="shapes was not registered"):
+        nowhere.register(place / "first")
+    with pytest.raises(RegistryError, match="shapes/1 cannot be read"):
+        nowhere.get("shapes/1")
+
+
 @pytest.fixture
 def shown(registry: PromptRegistry, place: Path) -> RegisteredPrompt:
     """A champion with a picture, scores and data."""
@@ -156,9 +202,14 @@ def shown(registry: PromptRegistry, place: Path) -> RegisteredPrompt:
 def test_a_stranger_finds_everything_in_the_pages(
     server: TeamServer, shown: RegisteredPrompt, place: Path, tmp_path: Path
 ) -> None:
-    pictures = screenshots(tmp_path)
+    with signed_in(server.uri, USER, PASSWORD) as site:
+        walk_through(site, shown, place, screenshots(tmp_path))
+
+
+def walk_through(site: str, shown: RegisteredPrompt, place: Path, pictures: Path) -> None:
+    """From the registered version to all that it was made of."""
     page = look(
-        f"{server.uri}/#/models/regions/versions/{shown.version}",
+        f"{site}/#/models/regions/versions/{shown.version}",
         pictures / "registered-version.png",
         height=2_600,
     )
@@ -172,17 +223,17 @@ def test_a_stranger_finds_everything_in_the_pages(
     # From the version to the run, as a person would click.
     run = re.search(r'href="(#/experiments/\d+/runs/[0-9a-f]+)"', page)
     assert run is not None
-    text = visible(look(f"{server.uri}/{run[1]}", pictures / "run.png", height=1_800))
+    text = visible(look(f"{site}/{run[1]}", pictures / "run.png", height=1_800))
     for said in ("Datasets", "world", "base.fingerprint", "ofa-small", "max_source_length"):
         assert said in text, said
-    text = visible(look(f"{server.uri}/{run[1]}/artifacts", pictures / "run-artifacts.png"))
+    text = visible(look(f"{site}/{run[1]}/artifacts", pictures / "run-artifacts.png"))
     assert "config.json" in text
     assert "pictures" in text
 
     # The card shows the very picture of the artifact.
     link = re.search(r'<img[^>]*src="(ajax-api/[^"]+)"', page)
     assert link is not None
-    with urllib.request.urlopen(f"{server.uri}/{unescape(link[1])}", timeout=20) as answer:
+    with urllib.request.urlopen(f"{site}/{unescape(link[1])}", timeout=20) as answer:
         assert answer.read() == (place / "picture.png").read_bytes()
     for name in ("registered-version.png", "run.png", "run-artifacts.png"):
         with Image.open(pictures / name) as seen:

@@ -1,4 +1,4 @@
-"""A team's MLflow on this machine: a real server over PostgreSQL and an S3 server, where installed.
+"""A team's MLflow on this machine: a real server with users, over PostgreSQL and an S3 server.
 
 Where PostgreSQL is not installed the server keeps its records in a sqlite file, so that everything
 but PostgreSQL itself is still tested.
@@ -7,6 +7,7 @@ but PostgreSQL itself is still tested.
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,16 @@ from tests.support.s3_server import BUCKET, ENVIRONMENT, S3Server, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 150
+USER, PASSWORD = "admin", secrets.token_urlsafe(16)
+CREDENTIALS = {"MLFLOW_TRACKING_USERNAME": USER, "MLFLOW_TRACKING_PASSWORD": PASSWORD}
+"""What a client of the server needs in its environment."""
+_USERS = """[mlflow]
+default_permission = READ
+database_uri = sqlite:///{folder}/users.db
+admin_username = admin
+auth_cache_ttl_seconds = 600
+authorization_function = mlflow.server.auth:authenticate_request_basic_auth
+"""
 
 
 def postgres_folder() -> Path | None:
@@ -98,12 +109,17 @@ def _mlflow_server(backend_uri: str, s3: S3Server, folder: Path) -> Iterator[Tea
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--backend-store-uri", backend_uri, "--workers", "1", "--serve-artifacts"]
-    command += ["--artifacts-destination", f"s3://{BUCKET}/mlflow"]
+    command += ["--artifacts-destination", f"s3://{BUCKET}/mlflow", "--app-name", "basic-auth"]
+    users = folder / "users.ini"
+    users.write_text(_USERS.format(folder=folder))
     environment = {
         **os.environ,
         **ENVIRONMENT,
         "AWS_DEFAULT_REGION": "us-east-1",
         "MLFLOW_S3_ENDPOINT_URL": s3.url,
+        "MLFLOW_AUTH_CONFIG_PATH": str(users),
+        "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD,
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(16),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
     log = folder / "server.log"
