@@ -45,7 +45,7 @@ def register(arguments: argparse.Namespace) -> None:
     )
     if CHAMPION in arguments.alias:
         prompt = _crown(open_registry(source.location.uri), prompt, arguments)
-    say(arguments, plain(prompt), f"registered {title(prompt)}  {prompt.uri}")
+    say(arguments, plain(prompt), f"registered is {title(prompt)}  {prompt.uri}")
 
 
 def promote(arguments: argparse.Namespace) -> None:

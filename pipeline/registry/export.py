@@ -18,7 +18,7 @@ from pipeline.config import RunConfig
 from pipeline.config_reader import load
 from pipeline.config_tree import plain
 from pipeline.errors import RegistryError
-from pipeline.registry.artifact import RECORD_FILE, save_prompt
+from pipeline.registry.artifact import RECORD_FILE, read_record, save_prompt
 from pipeline.registry.describe import describe_prompt
 from pipeline.registry.record import DataUse
 from pipeline.registry.reference import RegisteredPrompt
@@ -144,7 +144,10 @@ def register_source(
     aliases: Sequence[str] = (),
     uri: str | None = None,
 ) -> RegisteredPrompt:
-    """Registers a run's best prompt, or a prompt artifact, as a new version.
+    """Registers a run's best prompt, or a prompt artifact.
+
+    Repeating it is safe: the very same prompt and record is no second version, so a command that
+    was killed before it came to the aliases is simply given again.
 
     Args:
         source: Folder of a run or of an artifact.
@@ -159,7 +162,13 @@ def register_source(
     if found.run is not None:
         export_run(found.run)
     registry = PromptRegistry(found.location, create=True)
-    return registry.register(found.artifact, name, run_id=found.run_id, aliases=aliases)
+    record = read_record(found.artifact)
+    known = registry.same(name or record.meta.name, record.digest, record.own_digest)
+    if known is None:
+        return registry.register(found.artifact, name, run_id=found.run_id, aliases=aliases)
+    for alias in aliases:
+        registry.set_alias(known.title, alias)
+    return registry.get(known.title)
 
 
 def _is_current(artifact: Path, run: Path) -> bool:

@@ -140,6 +140,16 @@ class PromptRegistry:
             raise RegistryError(f"{name}@{alias} cannot be read: {first_line(error)}") from error
         return self.get(f"{name}/{version}")
 
+    def same(self, name: str, prompt_digest: str, record_digest: str) -> RegisteredPrompt | None:
+        """The first version of a name that holds this very prompt with this very record, if any."""
+        if name not in self.names():
+            return None
+        wanted = (prompt_digest, record_digest)
+        for prompt in self.versions(name):
+            if (prompt.tags.get("prompt_digest"), prompt.tags.get("record_digest")) == wanted:
+                return prompt
+        return None
+
     def download(self, reference: str, folder: str | Path) -> Path:
         """Fetches the artifact folder of a version.
 

@@ -136,7 +136,8 @@ def _write(registry: PromptRegistry, prompts: Sequence[RegisteredPrompt], folder
 def _import(
     registry: PromptRegistry, folder: Path, origin: str, version: BundledVersion, name: str
 ) -> Imported:
-    known = _known(registry, name, version)
+    digests_of = (version.tags.get("prompt_digest", ""), version.tags.get("record_digest", ""))
+    known = registry.same(name, *digests_of)
     prompt = known or registry.register(folder / version.folder, name)
     own = {tag: value for tag, value in version.tags.items() if not is_generated_tag(tag)}
     own.setdefault(ORIGIN_TAG, f"{origin}/{version.version}")
@@ -157,13 +158,3 @@ def _import(
         added=known is None,
         aliases_left=tuple(left),
     )
-
-
-def _known(registry: PromptRegistry, name: str, version: BundledVersion) -> RegisteredPrompt | None:
-    if name not in registry.names():
-        return None
-    same = ("prompt_digest", "record_digest")
-    for prompt in registry.versions(name):
-        if all(tag in prompt.tags and prompt.tags[tag] == version.tags.get(tag) for tag in same):
-            return prompt
-    return None

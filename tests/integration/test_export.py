@@ -123,7 +123,10 @@ def evaluate(run: Path, score: float, later_s: float) -> None:
 def test_an_evaluation_gives_scores_data_and_picture(run: Path, tmp_path: Path) -> None:
     finish(run, tmp_path / "base", seed=1)
     evaluate(run, 0.75, later_s=5)
+    (run / "pictures").mkdir()
+    (run / "pictures" / "loss.png").write_bytes(b"curve")
     folder = export_run(run, tmp_path / "elsewhere")
+    assert (folder / "pictures" / "loss.png").read_bytes() == b"curve"
     record = read_record(folder)
     assert record.headline == ("vqa/accuracy", 0.75)
     assert record.meta.data[-1].role == "evaluation"

@@ -112,6 +112,13 @@ def test_the_prompt_decides_the_answer(place: Path) -> None:
     assert (ours.text, ours.score) != (theirs.text, theirs.score)
 
 
+def test_mlflow_loads_the_base_once_for_all_prompts(registry: PromptRegistry) -> None:
+    models = [load(registry, f"{name}@champion") for name in ("answers", "regions")]
+    first, second = (model.unwrap_python_model().predictor for model in models)
+    assert first is not second
+    assert first.base is second.base
+
+
 def test_one_base_serves_all_prompts_of_a_process(place: Path) -> None:
     first = Predictor.from_folder(place / "vqa")
     image = place / "picture.png"

@@ -106,6 +106,14 @@ def test_only_a_better_version_becomes_champion(run: Command, prompts: Path) -> 
     ]
 
 
+def test_registering_again_changes_nothing(run: Command, prompts: Path) -> None:
+    for _ in range(2):
+        same = run("register", str(prompts / "50"), "--alias", "champion", "--alias", "mine")
+        assert (same["version"], same["aliases"]) == (1, ["champion", "mine"])
+    assert len(run("list")) == 1
+    assert run("register", str(prompts / "50"), "--name", "other")["version"] == 1
+
+
 def test_notes_and_deletion(run: Command, prompts: Path) -> None:
     made = run("register", str(prompts / "50"), "--alias", "champion")
     noted = run("annotate", "shapes/1", "--tag", "owner=us", "--note", "In use since May")
