@@ -18,6 +18,7 @@ from PIL import Image
 
 from jobs.registry import main
 from model.checkpoint import load_base
+from model.ofa.model import OFA
 from model.tuning import TunedModel
 from pipeline.errors import RegistryError
 from pipeline.registry.artifact import attach_prompt, read_prompt, read_record, save_prompt
@@ -154,6 +155,39 @@ def test_records_are_in_postgres_and_files_in_s3(
     with psycopg.connect(address) as connection:
         query = "SELECT version FROM model_versions WHERE name = 'stored'"
         assert connection.execute(query).fetchall() == [(1,)]
+
+
+def test_what_was_changed_in_the_store_is_refused_by_name(
+    registry: PromptRegistry, place: Path, s3: S3Server, tmp_path: Path
+) -> None:
+    version = registry.register(place / "first", "guarded")
+    base = load_base(str(place / "base")).eval()
+    source = registry.client.get_model_version("guarded", str(version.version)).source
+    folder = f"mlflow{source.removeprefix('mlflow-artifacts:')}/artifacts/prompt"
+    written = {
+        name: s3.client().get_object(Bucket=BUCKET, Key=f"{folder}/{name}")["Body"].read()
+        for name in ("prompt.safetensors", "prompt.json")
+    }
+
+    def refused(message: str, name: str, content: bytes | None, onto: OFA = base) -> None:
+        if content is None:
+            s3.client().delete_object(Bucket=BUCKET, Key=f"{folder}/{name}")
+        else:
+            s3.put({f"{folder}/{name}": content})
+        with registry.fetched("guarded/1") as fetched, pytest.raises(RegistryError, match=message):
+            attach_prompt(onto, fetched)
+        s3.put({f"{folder}/{name}": written[name]})
+
+    tensors, record = written["prompt.safetensors"], written["prompt.json"]
+    flipped = tensors[:-1] + bytes([tensors[-1] ^ 1])
+    refused(r"was changed: tensor \S+ has sha256", "prompt.safetensors", flipped)
+    refused(r"prompt\.safetensors is missing", "prompt.safetensors", None)
+    newer = record.replace(b"prefixworks.prompt/1", b"prefixworks.prompt/2")
+    refused(r"newer format prefixworks\.prompt/2", "prompt.json", newer)
+    other = small_base(tmp_path / "other", seed=9, name="ofa-other")
+    refused(r"made for base ofa-small.*not for ofa-other", "prompt.json", record, other)
+    with registry.fetched("guarded/1") as fetched:
+        assert attach_prompt(base, fetched).export_state()
 
 
 def test_nobody_gets_in_without_a_password(
