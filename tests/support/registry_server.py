@@ -132,8 +132,9 @@ def _mlflow_server(backend_uri: str, s3: S3Server, folder: Path) -> Iterator[Tea
         _wait_until_healthy(uri, server, log)
         yield TeamServer(uri=uri, backend_uri=backend_uri, folder=folder)
     finally:
+        # It would wait for connections that clients keep open, and has nothing to save.
         with suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGTERM)
+            os.killpg(server.pid, signal.SIGKILL)
         server.wait(timeout=30)
 
 

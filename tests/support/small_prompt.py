@@ -57,11 +57,17 @@ def small_base(
 def teach(base: OFA, tokenizer: OFATokenizer, lessons: Sequence[Lesson], steps: int = 60) -> None:
     """Trains the whole base until it says the answers."""
     optimizer = torch.optim.Adam(base.parameters(), lr=3e-3)
-    for _ in range(steps):
-        losses = [_loss(base, tokenizer, lesson) for lesson in lessons]
-        optimizer.zero_grad()
-        torch.stack(losses).sum().backward()
-        optimizer.step()
+    threads = torch.get_num_threads()
+    # Threads that share so little work mostly wait for each other, for minutes on a busy machine.
+    torch.set_num_threads(1)
+    try:
+        for _ in range(steps):
+            losses = [_loss(base, tokenizer, lesson) for lesson in lessons]
+            optimizer.zero_grad()
+            torch.stack(losses).sum().backward()
+            optimizer.step()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _loss(base: OFA, tokenizer: OFATokenizer, lesson: Lesson) -> torch.Tensor:
