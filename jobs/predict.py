@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.cli import run_stage
-from pipeline.registry.annotate import annotate
-from pipeline.registry.predictor import BEAM_SIZE, Predictor, open_reference
+from pipeline.registry.drawn_answer import annotate
+from pipeline.registry.picture_input import open_image
+from pipeline.registry.predictor import BEAM_SIZE, Predictor, opened_reference
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -26,11 +27,11 @@ def build_parser() -> argparse.ArgumentParser:
         required=True,
         help="models:/name@alias, models:/name/version, or the folder of a prompt artifact",
     )
-    parser.add_argument("--image", required=True, help="image file")
+    parser.add_argument("--image", required=True, help="image file, or its URL")
     parser.add_argument("--text", help="question, expression or hypothesis")
     parser.add_argument("--task", help="which task, for a prompt that knows several")
     parser.add_argument(
-        "--base", help="folder or name of the base (else PREFIXWORKS_BASE, else packaged)"
+        "--base", help="folder, name or hub id of the base (else PREFIXWORKS_BASE, else packaged)"
     )
     parser.add_argument(
         "--uri", help="MLflow store (else MLFLOW_TRACKING_URI, else runs/mlflow.db)"
@@ -46,13 +47,15 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """Runs the command; errors are raised for the `prefixworks` command to print."""
     arguments = build_parser().parse_args(argv)
-    folder = open_reference(arguments.model, arguments.uri)
-    predictor = Predictor.from_folder(folder, arguments.base)
+    with opened_reference(arguments.model, arguments.uri) as folder:
+        predictor = Predictor.from_folder(folder, arguments.base)
+    # Read once: a URL may answer otherwise the second time.
+    image = open_image(arguments.image)
     answer = predictor.predict(
-        Path(arguments.image), arguments.text, task=arguments.task, beam_size=arguments.beam_size
+        image, arguments.text, task=arguments.task, beam_size=arguments.beam_size
     )
     if arguments.output is not None:
-        annotate(Path(arguments.image), answer, arguments.text).save(arguments.output, format="PNG")
+        annotate(image, answer, arguments.text).save(arguments.output, format="PNG")
     if arguments.json:
         box = None if answer.box is None else [float(corner) for corner in answer.box]
         print(json.dumps({"text": answer.text, "box": box, "score": float(answer.score)}))

@@ -1,195 +1,155 @@
-"""`prefixworks registry`: register prompts, look at them, promote and fetch them.
+"""`prefixworks registry`: register prompts, look at them, promote, carry and fetch them.
 
 prefixworks registry register runs/grounding --alias challenger
 prefixworks registry list
 prefixworks registry show grounding@champion
-prefixworks registry promote grounding/3
-prefixworks registry compare grounding@champion grounding/3
-prefixworks registry download grounding@champion prompts/grounding
-prefixworks registry sync runs/grounding
+prefixworks registry compare grounding@champion grounding@challenger
+prefixworks registry promote grounding@challenger
+prefixworks registry rollback grounding
+prefixworks registry export grounding backup/grounding
 """
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import json
-import shutil
 import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from jobs import registry_changes, registry_transfer, registry_views
 from jobs.cli import run_stage
-from pipeline.errors import RegistryError
-from pipeline.tracking.config import DEFAULT_OUTPUT_DIR, TrackingConfig, resolve_store
 
-if TYPE_CHECKING:
-    from pipeline.registry.store import PromptRegistry, RegisteredPrompt
+REFERENCE = "name@alias or name/version"
 
 
-def build_parser() -> argparse.ArgumentParser:
+class _Commands:
+    """The commands of one parser, each with the options that all have."""
+
+    def __init__(self, parser: ArgumentParser) -> None:
+        self._parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def view(self, name: str, run: Callable[[Namespace], None], text: str) -> ArgumentParser:
+        """A command that looks and changes nothing."""
+        parser = self._parsers.add_parser(name, help=text, description=text)
+        parser.set_defaults(run=run)
+        parser.add_argument(
+            "--uri", help="MLflow store (else MLFLOW_TRACKING_URI, else runs/mlflow.db)"
+        )
+        parser.add_argument("--json", action="store_true", help="print JSON")
+        return parser
+
+    def change(self, name: str, run: Callable[[Namespace], None], text: str) -> ArgumentParser:
+        """A command that changes something, unless it is only asked what it would do."""
+        parser = self.view(name, run, text)
+        parser.add_argument("--dry-run", action="store_true", help="say what would change")
+        return parser
+
+
+def build_parser() -> ArgumentParser:
     """The command line of `prefixworks registry`."""
-    parser = argparse.ArgumentParser(
-        prog="prefixworks registry", description="Register prompts, look at them, promote them."
+    parser = ArgumentParser(
+        prog="prefixworks registry",
+        description="Register prompts, look at them, promote, carry and fetch them.",
     )
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument(
-        "--uri", help="MLflow store (else MLFLOW_TRACKING_URI, else runs/mlflow.db)"
-    )
-    shared.add_argument("--json", action="store_true", help="print JSON")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def add(name: str, help_text: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=help_text, description=help_text, parents=[shared])
-
-    register = add(
-        "register", "Register a run's best prompt, or a prompt folder, as a new version."
-    )
-    register.add_argument("source", type=Path, help="run folder, or folder of a prompt artifact")
-    register.add_argument("--name", help="registered name (default: the prompt's own)")
-    register.add_argument(
-        "--alias", action="append", default=[], help="alias to move to the version"
-    )
-    listing = add("list", "List the registered versions.")
-    listing.add_argument("name", nargs="?", help="only this prompt")
-    show = add("show", "Show one version with its tags and its card.")
-    show.add_argument("reference", help="name@alias or name/version")
-    promote = add("promote", "Move an alias to a version.")
-    promote.add_argument("reference", help="name@alias or name/version")
-    promote.add_argument("--alias", default="champion", help="the alias (default %(default)s)")
-    compare = add("compare", "Show the metrics and the differing settings of two versions.")
-    compare.add_argument("first", help="name@alias or name/version")
-    compare.add_argument("second", help="name@alias or name/version")
-    download = add("download", "Copy a version's prompt artifact into a folder.")
-    download.add_argument("reference", help="name@alias or name/version")
-    download.add_argument("folder", type=Path, help="folder to make")
-    sync = add("sync", "Deliver what a run recorded while MLflow was not reached.")
-    sync.add_argument("run", type=Path, help="run folder")
+    commands = _Commands(parser)
+    _add_changes(commands)
+    _add_views(commands)
+    _add_transfers(commands)
     return parser
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; errors are raised for the `prefixworks` command to print."""
     arguments = build_parser().parse_args(argv)
-    commands: dict[str, Callable[[argparse.Namespace], None]] = {
-        "register": _register,
-        "list": _list,
-        "show": _show,
-        "promote": _promote,
-        "compare": _compare,
-        "download": _download,
-        "sync": _sync,
-    }
-    commands[arguments.command](arguments)
+    arguments.run(arguments)
     return 0
 
 
-def _open(arguments: argparse.Namespace, *, create: bool = False) -> PromptRegistry:
-    from pipeline.registry.store import PromptRegistry  # MLflow imports slowly: not for --help
-
-    location = resolve_store(TrackingConfig(uri=arguments.uri), DEFAULT_OUTPUT_DIR)
-    return PromptRegistry(location, create=create)
-
-
-def _register(arguments: argparse.Namespace) -> None:
-    from pipeline.registry.export import register_source
-
-    prompt = register_source(
-        arguments.source, name=arguments.name, aliases=arguments.alias, uri=arguments.uri
+def _add_changes(commands: _Commands) -> None:
+    register = commands.change(
+        "register",
+        registry_changes.register,
+        "Register a run's best prompt, or a prompt folder, as a new version.",
     )
-    _print(prompt, arguments, f"registered {_title(prompt)}  {prompt.uri}")
+    register.add_argument("source", type=Path, help="run folder, or folder of a prompt artifact")
+    register.add_argument("--name", help="registered name (default: the prompt's own)")
+    register.add_argument(
+        "--alias", action="append", default=[], help="alias to move to the version"
+    )
+    _add_gate(register)
+    promote = commands.change(
+        "promote",
+        registry_changes.promote,
+        "Move an alias to a version; champion only to one that is better than the present one.",
+    )
+    promote.add_argument("reference", help=REFERENCE)
+    promote.add_argument("--alias", default="champion", help="the alias (default %(default)s)")
+    _add_gate(promote)
+    rollback = commands.change(
+        "rollback", registry_changes.rollback, "Move an alias back to the version before."
+    )
+    rollback.add_argument("name", help="the registered prompt")
+    rollback.add_argument("--alias", default="champion", help="the alias (default %(default)s)")
+    annotate = commands.change(
+        "annotate", registry_changes.annotate, "Add tags and a note to a version."
+    )
+    annotate.add_argument("reference", help=REFERENCE)
+    annotate.add_argument(
+        "--tag", action="append", default=[], metavar="NAME=VALUE", help="tag to set"
+    )
+    annotate.add_argument("--untag", action="append", default=[], metavar="NAME", help="to remove")
+    annotate.add_argument("--note", help="text above the card; an empty one removes it")
+    delete = commands.change("delete", registry_changes.delete, "Delete a version, after asking.")
+    delete.add_argument("reference", help=REFERENCE)
+    delete.add_argument("--yes", action="store_true", help="do not ask")
+    delete.add_argument("--force", action="store_true", help="also one that has an alias")
 
 
-def _list(arguments: argparse.Namespace) -> None:
-    prompts = _open(arguments).versions(arguments.name)
-    if arguments.json:
-        print(json.dumps([_plain(prompt) for prompt in prompts], indent=2))
-        return
-    rows: list[tuple[str, ...]] = [("NAME", "VERSION", "ALIASES", "TASK", "BASE", "METRIC")]
-    rows += [_row(prompt) for prompt in prompts]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        )
+def _add_gate(parser: ArgumentParser) -> None:
+    parser.add_argument("--metric", help="to compare by (default: the champion's headline metric)")
+    parser.add_argument("--dataset", help="name or digest of the data that both were measured on")
+    parser.add_argument("--force", action="store_true", help="champion without being better")
 
 
-def _show(arguments: argparse.Namespace) -> None:
-    prompt = _open(arguments).get(arguments.reference)
-    tags = "\n".join(f"  {name} = {value}" for name, value in prompt.tags.items())
-    _print(prompt, arguments, f"{_title(prompt)}\n{tags}\n\n{prompt.description}")
+def _add_views(commands: _Commands) -> None:
+    listing = commands.view("list", registry_views.list_versions, "List the registered versions.")
+    listing.add_argument("name", nargs="?", help="only this prompt")
+    show = commands.view(
+        "show", registry_views.show, "Show one version with its tags and its card."
+    )
+    show.add_argument("reference", help=REFERENCE)
+    compare = commands.view(
+        "compare",
+        registry_views.compare_versions,
+        "Show the scores and the differing settings of versions side by side.",
+    )
+    compare.add_argument("references", nargs="+", metavar="reference", help=REFERENCE)
+    past = commands.view(
+        "history", registry_views.show_history, "Show who was champion when, and why."
+    )
+    past.add_argument("name", help="the registered prompt")
 
 
-def _promote(arguments: argparse.Namespace) -> None:
-    prompt = _open(arguments).set_alias(arguments.reference, arguments.alias)
-    _print(prompt, arguments, f"{prompt.name}@{arguments.alias} is now version {prompt.version}")
-
-
-def _compare(arguments: argparse.Namespace) -> None:
-    from pipeline.registry.artifact import read_record
-    from pipeline.tracking.provenance import flatten
-
-    registry = _open(arguments)
-    names = (arguments.first, arguments.second)
-    metas = [read_record(registry.download(name)).meta for name in names]
-    settings = [flatten(meta.config) for meta in metas]
-    metrics = {
-        name: [meta.metrics.get(name) for meta in metas]
-        for name in sorted({name for meta in metas for name in meta.metrics})
-    }
-    differing = {
-        name: [each.get(name) for each in settings]
-        for name in sorted({name for each in settings for name in each})
-        if settings[0].get(name) != settings[1].get(name)
-    }
-    if arguments.json:
-        print(json.dumps({"metrics": metrics, "settings": differing}, indent=2))
-        return
-    print(f"{'':40}  {names[0]:>24}  {names[1]:>24}")
-    for name, scores in metrics.items():
-        cells = ["-" if score is None else f"{score:.4f}" for score in scores]
-        print(f"{name:40}  {cells[0]:>24}  {cells[1]:>24}")
-    for name, values in differing.items():
-        print(f"{name:40}  {values[0] or '-'!s:>24}  {values[1] or '-'!s:>24}")
-
-
-def _download(arguments: argparse.Namespace) -> None:
-    if arguments.folder.exists():
-        raise RegistryError(f"{arguments.folder} exists already")
-    shutil.copytree(_open(arguments).download(arguments.reference), arguments.folder)
-    if arguments.json:
-        print(json.dumps({"folder": str(arguments.folder)}))
-    else:
-        print(f"{arguments.reference} is in {arguments.folder}")
-
-
-def _sync(arguments: argparse.Namespace) -> None:
-    from pipeline.tracking.mlflow import sync_run
-
-    sent = sync_run(arguments.run)
-    print(json.dumps({"delivered": sent}) if arguments.json else f"delivered {sent} entries")
-
-
-def _plain(prompt: RegisteredPrompt) -> dict[str, Any]:
-    return {**dataclasses.asdict(prompt), "uri": prompt.uri}
-
-
-def _print(prompt: RegisteredPrompt, arguments: argparse.Namespace, text: str) -> None:
-    print(json.dumps(_plain(prompt), indent=2) if arguments.json else text)
-
-
-def _title(prompt: RegisteredPrompt) -> str:
-    aliases = "".join(f" @{alias}" for alias in prompt.aliases)
-    return f"{prompt.name} version {prompt.version}{aliases}"
-
-
-def _row(prompt: RegisteredPrompt) -> tuple[str, ...]:
-    tags = prompt.tags
-    score = f"{tags['metric']} {tags['metric_value']}" if "metric" in tags else "-"
-    aliases = ",".join(prompt.aliases) or "-"
-    cells = (tags.get("task", "-"), tags.get("base", "-"), score)
-    return (prompt.name, str(prompt.version), aliases, *cells)
+def _add_transfers(commands: _Commands) -> None:
+    download = commands.view(
+        "download",
+        registry_transfer.download,
+        "Copy a version's prompt artifact into a folder.",
+    )
+    download.add_argument("reference", help=REFERENCE)
+    download.add_argument("folder", type=Path, help="folder to make")
+    export = commands.change(
+        "export",
+        registry_transfer.export,
+        "Write versions into a folder, or copy them into another registry.",
+    )
+    export.add_argument("what", help="name (all versions), name@alias or name/version")
+    export.add_argument("target", help="folder to make, or URI of an MLflow store")
+    bring = commands.change(
+        "import", registry_transfer.bring, "Register the versions of an exported folder."
+    )
+    bring.add_argument("folder", type=Path, help="what export wrote")
+    bring.add_argument("--name", help="registered name (default: that of the export)")
 
 
 if __name__ == "__main__":

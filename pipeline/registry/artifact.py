@@ -62,8 +62,8 @@ def save_prompt(
         The record that was written.
 
     Raises:
-        RegistryError: the method exports no tensors, a number is not finite, or the folder holds
-            something else.
+        RegistryError: the method exports no tensors, a number is not finite, the folder holds
+            something else, or it cannot be written; what was there before is still there then.
     """
     target = Path(folder).resolve()
     if target.exists() and not (target / RECORD_FILE).is_file() and any(target.iterdir()):
@@ -78,7 +78,7 @@ def save_prompt(
     files = {
         TENSORS_FILE: safetensors.torch.save(tensors),
         RECORD_FILE: record.to_json().encode(),
-        CARD_FILE: render_card(record, [f"{PICTURES_FOLDER}/{name}" for name in names]).encode(),
+        CARD_FILE: render_card(record, {n: f"{PICTURES_FOLDER}/{n}" for n in names}).encode(),
     }
     for name, picture in zip(names, pictures, strict=True):
         files[f"{PICTURES_FOLDER}/{name}"] = picture.read_bytes()
@@ -222,8 +222,11 @@ def _check_tensors(record: PromptRecord, tensors: Mapping[str, Tensor], path: Pa
 
 
 def _write_folder(target: Path, files: Mapping[str, bytes]) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise RegistryError(f"{target} cannot be written: {error.strerror}") from error
     try:
         fresh = scratch / "new"
         for name, content in files.items():
@@ -237,5 +240,7 @@ def _write_folder(target: Path, files: Mapping[str, bytes]) -> None:
         if target.exists():
             target.rename(scratch / "old")
         fresh.rename(target)
+    except OSError as error:
+        raise RegistryError(f"{target} cannot be written: {error.strerror}") from error
     finally:
         shutil.rmtree(scratch)

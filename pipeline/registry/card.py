@@ -2,50 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pipeline.registry.record import PromptRecord
 
 
-def render_card(record: PromptRecord, pictures: Sequence[str] = ()) -> str:
+def render_card(record: PromptRecord, pictures: Mapping[str, str] | None = None) -> str:
     """Renders the card as Markdown.
 
     Args:
         record: The prompt's record.
-        pictures: Paths of pictures, relative to the card.
+        pictures: Where each picture is, as seen from the card, by the name to show.
 
     Returns:
         Markdown text; equal records give equal text.
     """
+    return "\n\n".join(_sections(record, pictures or {})) + "\n"
+
+
+def describe(
+    record: PromptRecord, pictures: Mapping[str, str] | None = None, limit: int = 4000
+) -> str:
+    """A registered version's description: the card, as far as its sections fit.
+
+    Args:
+        record: The prompt's record.
+        pictures: As for `render_card`.
+        limit: Longest text in characters; stores cut or refuse longer ones.
+    """
+    shown: list[str] = []
+    for section in _sections(record, pictures or {}):
+        if sum(len(each) + 2 for each in shown) + len(section) > limit:
+            break
+        shown.append(section)
+    return "\n\n".join(shown) + "\n"
+
+
+def noted(description: str, note: str) -> str:
+    """A description with another note above its card.
+
+    Args:
+        description: The description as it is.
+        note: The new note; empty for none.
+    """
+    card = "\n".join(description.split("\n")[_note_lines(description) :])
+    quoted = "\n".join(f"> {line}".rstrip() for line in note.strip().splitlines())
+    return f"{quoted}\n\n{card}" if quoted else card
+
+
+def note_of(description: str) -> str:
+    """The note above a description's card, or nothing."""
+    lines = description.split("\n")[: _note_lines(description)]
+    return "\n".join(line.removeprefix(">").strip() for line in lines if line.startswith(">"))
+
+
+def _note_lines(description: str) -> int:
+    lines = description.split("\n")
+    return next(
+        (at for at, line in enumerate(lines) if line.strip() and not line.startswith(">")),
+        len(lines),
+    )
+
+
+def _sections(record: PromptRecord, pictures: Mapping[str, str]) -> list[str]:
+    # What people look for first stands first: only the end is left out where space is short.
     meta = record.meta
     tasks = ", ".join(task.name for task in meta.tasks)
-    parts = [
+    sections = [
         f"# {meta.name}",
         f"What the method `{meta.method}` tuned for {tasks or 'no named task'} on the base"
         f" **{meta.base.name}**. Without that base it does nothing: loading it onto any other base"
         " is refused.",
+        _metrics(record),
+        _pictures(pictures),
+        _data(record),
         _facts(record),
         _tasks(record),
-        _metrics(record),
-        _data(record),
-        _pictures(pictures),
         "## Use\n\n```python\nfrom pipeline.registry.predictor import Predictor\n\n"
         'predictor = Predictor.from_folder("<this folder>")\n'
         f'print(predictor.predict("photo.jpg", "{_example(record)}"))\n```',
         f"## Licence\n\n{meta.licence}. The base and the training data have licences of their own.",
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def describe(record: PromptRecord, limit: int = 4000) -> str:
-    """A registered version's description: the card without pictures, which a registry cannot show.
-
-    Args:
-        record: The prompt's record.
-        limit: Longest text in characters; stores cut or refuse longer ones.
-    """
-    text = render_card(record)
-    return text if len(text) <= limit else text[: limit - 2].rstrip() + " …"
+    return [section for section in sections if section]
 
 
 def _example(record: PromptRecord) -> str:
@@ -76,7 +114,7 @@ def _facts(record: PromptRecord) -> str:
         ["prompt digest", f"`{record.digest}`"],
     ]
     rows += [[name, version] for name, version in sorted(meta.libraries.items())]
-    return _table(["fact", "value"], rows)
+    return "## Facts\n\n" + _table(["fact", "value"], rows)
 
 
 def _tasks(record: PromptRecord) -> str:
@@ -90,7 +128,9 @@ def _metrics(record: PromptRecord) -> str:
     if not record.meta.metrics:
         return "## Scores\n\nNot evaluated yet."
     rows = [[name, f"{value:.4f}"] for name, value in sorted(record.meta.metrics.items())]
-    return "## Scores\n\n" + _table(["metric", "value"], rows)
+    on = ", ".join(f"{use.name} ({use.samples:,} samples)" for use in record.measured_on)
+    measured = f"Measured on {on}.\n\n" if on else ""
+    return f"## Scores\n\n{measured}" + _table(["metric", "value"], rows)
 
 
 def _data(record: PromptRecord) -> str:
@@ -100,7 +140,8 @@ def _data(record: PromptRecord) -> str:
     return "## Data\n\n" + _table(["role", "dataset", "samples", "digest"], rows)
 
 
-def _pictures(pictures: Sequence[str]) -> str:
+def _pictures(pictures: Mapping[str, str]) -> str:
     if not pictures:
         return ""
-    return "## Pictures\n\n" + "\n\n".join(f"![{path}]({path})" for path in pictures)
+    shown = [f"![{name}]({place})" for name, place in sorted(pictures.items())]
+    return "## Pictures\n\n" + "\n\n".join(shown)

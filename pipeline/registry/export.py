@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors
@@ -18,9 +19,10 @@ from pipeline.config_reader import load
 from pipeline.config_tree import plain
 from pipeline.errors import RegistryError
 from pipeline.prompt_folders import owning_run, prompt_folder
-from pipeline.registry.artifact import RECORD_FILE, save_prompt
+from pipeline.registry.artifact import RECORD_FILE, read_record, save_prompt
 from pipeline.registry.describe import describe_prompt
 from pipeline.registry.record import DataUse
+from pipeline.registry.reference import RegisteredPrompt
 from pipeline.registry.scores import (
     BEST_WEIGHTS,
     EVALUATION_REPORT,
@@ -28,9 +30,14 @@ from pipeline.registry.scores import (
     is_newer,
     run_scores,
 )
-from pipeline.registry.store import PromptRegistry, RegisteredPrompt
+from pipeline.registry.store import PromptRegistry
 from pipeline.tasks.vqa import VQA
-from pipeline.tracking.config import DEFAULT_OUTPUT_DIR, TrackingConfig, resolve_store
+from pipeline.tracking.config import (
+    DEFAULT_OUTPUT_DIR,
+    StoreLocation,
+    TrackingConfig,
+    resolve_store,
+)
 from pipeline.tracking.identity import read_identity
 from pipeline.training.closed_answers import answers_of_run
 
@@ -95,6 +102,51 @@ def export_run(
     return target
 
 
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What is to be registered, and where."""
+
+    artifact: Path
+    """The artifact's folder."""
+    run: Path | None
+    """The run whose best checkpoint the artifact is made of first; None where it is up to date."""
+    location: StoreLocation
+    run_id: str | None
+    """MLflow run of the training, where this store recorded it."""
+
+
+def locate_source(source: str | Path, uri: str | None = None) -> Source:
+    """Says what registering a folder means; nothing is written.
+
+    Args:
+        source: Folder of a run or of an artifact.
+        uri: MLflow store; for a run the one that recorded it, by default.
+
+    Raises:
+        RegistryError: the folder is neither.
+    """
+    folder = Path(source)
+    if (folder / RECORD_FILE).is_file():
+        location = resolve_store(TrackingConfig(uri=uri), DEFAULT_OUTPUT_DIR)
+        return Source(artifact=folder, run=None, location=location, run_id=None)
+    if not (folder / CONFIG_FILE).is_file():
+        raise RegistryError(f"{folder} is neither a run folder nor a prompt artifact")
+    artifact = folder / ARTIFACT_FOLDER
+    run = owning_run(folder)
+    identity = read_identity(run)
+    if identity is None or uri is not None:
+        location = resolve_store(TrackingConfig(uri=uri), run.resolve().parent)
+    else:
+        location = identity.location
+    return Source(
+        artifact=artifact,
+        run=None if _is_current(artifact, folder) else folder,
+        location=location,
+        # The run is only known to the store that recorded it.
+        run_id=identity.run_id if identity and identity.location.uri == location.uri else None,
+    )
+
+
 def register_source(
     source: str | Path,
     *,
@@ -102,7 +154,10 @@ def register_source(
     aliases: Sequence[str] = (),
     uri: str | None = None,
 ) -> RegisteredPrompt:
-    """Registers a run's best prompt, or a prompt artifact, as a new version.
+    """Registers a run's best prompt, or a prompt artifact.
+
+    Repeating it is safe: the very same prompt and record is no second version, so a command that
+    was killed before it came to the aliases is simply given again.
 
     Args:
         source: Folder of a run or of an artifact.
@@ -113,27 +168,17 @@ def register_source(
     Raises:
         RegistryError: the folder is neither, or the store refuses it.
     """
-    folder = Path(source)
-    if (folder / RECORD_FILE).is_file():
-        location = resolve_store(TrackingConfig(uri=uri), DEFAULT_OUTPUT_DIR)
-        registry = PromptRegistry(location, create=True)
-        return registry.register(folder, name, aliases=aliases)
-    if not (folder / CONFIG_FILE).is_file():
-        raise RegistryError(f"{folder} is neither a run folder nor a prompt artifact")
-    artifact = folder / ARTIFACT_FOLDER
-    if not _is_current(artifact, folder):
-        artifact = export_run(folder)
-    run = owning_run(folder)
-    identity = read_identity(run)
-    if identity is None or uri is not None:
-        output_dir = run.resolve().parent
-        location = resolve_store(TrackingConfig(uri=uri), output_dir)
-    else:
-        location = identity.location
-    # The run is only known to the store that recorded it.
-    run_id = identity.run_id if identity and identity.location.uri == location.uri else None
-    registry = PromptRegistry(location, create=True)
-    return registry.register(artifact, name, run_id=run_id, aliases=aliases)
+    found = locate_source(source, uri)
+    if found.run is not None:
+        export_run(found.run)
+    registry = PromptRegistry(found.location, create=True)
+    record = read_record(found.artifact)
+    known = registry.same(name or record.meta.name, record.digest, record.own_digest)
+    if known is None:
+        return registry.register(found.artifact, name, run_id=found.run_id, aliases=aliases)
+    for alias in aliases:
+        registry.set_alias(known.title, alias)
+    return registry.get(known.title)
 
 
 def _is_current(artifact: Path, run: Path) -> bool:

@@ -8,7 +8,7 @@ import io
 
 import pandas as pd
 from mlflow.models import ModelSignature
-from mlflow.types.schema import Array, ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.types.schema import AnyType, Array, ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from PIL import Image, ImageDraw
 
 from pipeline.registry.record import PromptRecord
@@ -16,12 +16,33 @@ from pipeline.registry.record import PromptRecord
 RUNTIME_LIBRARIES = ("mlflow", "numpy", "pandas", "pillow", "safetensors", "tokenizers", "torch")
 """Libraries that a prediction imports."""
 
+_GENERATED = frozenset(
+    {
+        "task",
+        "base",
+        "base_fingerprint",
+        "method",
+        "trainable_parameters",
+        "prompt_digest",
+        "record_digest",
+        "licence",
+        "length",
+        "metric",
+        "metric_value",
+        "metric_data",
+    }
+)
+"""Tags that registering writes; people's own have other names."""
+PROMOTION_TAG = "promotion"
+"""Tag of a version that says why it became champion."""
+
 
 def signature() -> ModelSignature:
     """Columns in and out; `text` and `task` may be left out where the task asks for none."""
     inputs = Schema(
         [
-            ColSpec(DataType.string, "image"),
+            # A path, URL, data URL or base64 as text, or a file's bytes: no one type says that.
+            ColSpec(AnyType(), "image"),  # type: ignore[no-untyped-call]
             ColSpec(DataType.string, "text", required=False),
             ColSpec(DataType.string, "task", required=False),
         ]
@@ -62,6 +83,7 @@ def version_tags(record: PromptRecord) -> dict[str, str]:
         "method": meta.method,
         "trainable_parameters": str(meta.trainable_parameters),
         "prompt_digest": record.digest,
+        "record_digest": record.own_digest,
         "licence": meta.licence,
     }
     if record.length is not None:
@@ -69,9 +91,17 @@ def version_tags(record: PromptRecord) -> dict[str, str]:
     if record.headline is not None:
         metric, value = record.headline
         tags |= {"metric": metric, "metric_value": f"{value:.6g}"}
-    for use in meta.data:
-        tags.setdefault(f"data.{use.role}", f"{use.name} {use.digest}")
+        measured = ", ".join(f"{use.name} {use.digest}" for use in record.measured_on)
+        tags |= {"metric_data": measured} if measured else {}
+    for role in sorted({use.role for use in meta.data}):
+        uses = [f"{use.name} {use.digest}" for use in meta.data if use.role == role]
+        tags[f"data.{role}"] = ", ".join(uses)
     return tags
+
+
+def is_generated_tag(name: str) -> bool:
+    """Whether a tag is one that `version_tags` writes."""
+    return name in _GENERATED or name.startswith("data.")
 
 
 def requirements() -> list[str]:

@@ -1,4 +1,4 @@
-"""Images as people and services send them: a path, bytes, a data URL, base64, a Pillow image."""
+"""Images as people and services send them: a path, URL, bytes, base64, a Pillow image."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from pathlib import Path
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import DataError
+from pipeline.registry.picture_fetch import fetch, read_bounded
+from pipeline.registry.picture_sources import ImageSources
 
 ImageInput = str | Path | bytes | Image.Image
 MAX_PIXELS = 50_000_000
 """Larger images are refused before they are decoded."""
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+"""What is decoded, as in data preparation; some of Pillow's other formats start programs."""
 _LONGEST_PATH = 4_096
 
 
@@ -22,10 +26,11 @@ def open_image(image: ImageInput) -> Image.Image:
     """Reads an image as RGB, turned as its EXIF orientation says.
 
     Args:
-        image: A file's path, its bytes, a `data:` URL, base64 text, or an image.
+        image: A file's path, its URL or a `data:` URL, its bytes, base64 text, or an image.
 
     Raises:
-        DataError: there is no such file, or it is no whole image of a sensible size.
+        DataError: there is no such file, its place is not allowed (see picture_sources), or it is
+            no whole image of a sensible size.
     """
     if isinstance(image, Image.Image):
         return ImageOps.exif_transpose(image).convert("RGB")
@@ -34,7 +39,7 @@ def open_image(image: ImageInput) -> Image.Image:
         with warnings.catch_warnings():
             # Pillow's own warning comes at a size that the check below refuses by name.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(io.BytesIO(content))
+            opened = Image.open(io.BytesIO(content), formats=FORMATS)
         if opened.width * opened.height > MAX_PIXELS:
             raise DataError(f"{name} has {opened.width} x {opened.height} pixels: too many")
         opened.load()
@@ -52,14 +57,24 @@ def _content(image: str | Path | bytes) -> tuple[bytes, str]:
         if not head.endswith(";base64"):
             raise DataError("a data URL of an image must be base64")
         return _decode(body, "the data URL"), "the data URL's image"
-    if "://" in text[:32]:
-        raise DataError(f"{text:.80}: URLs are not fetched; send a path, bytes or base64")
-    if len(text) <= _LONGEST_PATH and Path(text).is_file():
-        return Path(text).read_bytes(), text
+    sources = ImageSources.from_environment()
+    if isinstance(image, str) and "://" in text[:32]:
+        return fetch(text, sources), f"{text:.200}"
+    if len(text) <= _LONGEST_PATH and sources.paths and _is_file(text):
+        return read_bounded(Path(text)), text
     # A path has a dot or is short; an image of any use is longer than that in base64.
     if isinstance(image, Path) or "." in text or len(text) < 64:
+        if not sources.paths:
+            raise DataError(f"image {text:.200}: {sources.refusal('path')}")
         raise DataError(f"image {text:.200} does not exist")
     return _decode(text, "the image"), "the base64 image"
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # no path: too long a name, or a NUL in it
+        return False
 
 
 def _decode(text: str, name: str) -> bytes:

@@ -6,7 +6,8 @@ hypothesis, so a registered prompt answers exactly as it was scored.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 BEAM_SIZE = 5
 """Beams unless a caller asks for another number; evaluation's default."""
+MAX_BEAM_SIZE = 64
+"""More than any search gains from; a request may not take the memory of a service."""
 
 
 class Predictor:
@@ -59,6 +62,7 @@ class Predictor:
         place = base or base_place(record)
         shares = leaves_base_alone(from_values(record.meta.tuning, record.meta.name))
         loaded = shared_base(place) if shares else read_base(place)
+        _check_tokenizer(record, loaded)
         model = attach_prompt(loaded.model, folder, base_fingerprint=loaded.fingerprint)
         return cls(model, loaded, record)
 
@@ -73,19 +77,22 @@ class Predictor:
         """Answers for one image.
 
         Args:
-            image: Path, bytes, data URL or base64 text of an image file, or a Pillow image.
+            image: Path, URL, bytes, data URL or base64 text of an image file, or a Pillow image.
             text: Question, expression or hypothesis; None for a task that asks about the whole
                 image.
             task: One of the prompt's tasks; needed only when it has several.
-            beam_size: Beams of the search.
+            beam_size: Beams of the search, at most MAX_BEAM_SIZE.
 
         Returns:
             Text, box in pixels of the given image, and score, as far as the task has them.
 
         Raises:
-            RegistryError: the task is not one of the prompt's, or it needs a text and has none.
+            RegistryError: the task is not one of the prompt's, it needs a text and has none, or the
+                number of beams is out of range.
             DataError: the image cannot be read.
         """
+        if not 1 <= beam_size <= MAX_BEAM_SIZE:
+            raise RegistryError(f"beam_size = {beam_size} is not from 1 to {MAX_BEAM_SIZE}")
         name = self._task_name(task)
         picture = open_image(image)
         source_ids_BS = self._source(name, text)
@@ -131,19 +138,35 @@ class Predictor:
         return task.decode(best, picture.size, tokenizer, config, size)
 
 
-def open_reference(reference: str, store_uri: str | None = None) -> Path:
-    """The artifact folder behind a reference: a folder, or a registered version.
+def _check_tokenizer(record: PromptRecord, base: LoadedBase) -> None:
+    # The fingerprint is of the weights: the same ones with another tokenizer read other words.
+    found = base.tokenizer.digest
+    if found != record.meta.tokenizer_digest:
+        raise RegistryError(
+            f"prompt {record.meta.name!r} was made with tokenizer {record.meta.tokenizer_digest},"
+            f" the base {base.model.config.name} has {found}"
+        )
+
+
+@contextmanager
+def opened_reference(reference: str, store_uri: str | None = None) -> Iterator[Path]:
+    """The artifact folder behind a reference, for as long as the block runs.
 
     Args:
         reference: Path of an artifact folder, `name@alias`, `name/version`, also behind `models:/`.
         store_uri: MLflow store; None for MLFLOW_TRACKING_URI, else runs/mlflow.db.
+
+    Raises:
+        RegistryError: there is no such version, or its files cannot be fetched.
     """
     if Path(reference).is_dir():
-        return Path(reference)
+        yield Path(reference)
+        return
     from pipeline.registry.store import PromptRegistry  # MLflow imports slowly
 
     location = resolve_store(TrackingConfig(uri=store_uri), DEFAULT_OUTPUT_DIR)
-    return PromptRegistry(location).download(reference)
+    with PromptRegistry(location).fetched(reference) as folder:
+        yield folder
 
 
 def predict_frame(

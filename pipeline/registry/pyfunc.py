@@ -32,8 +32,8 @@ class PromptModel(PythonModel):
 
         Args:
             context: Unused; MLflow's protocol.
-            model_input: Columns `image` (path, data URL or base64), `text` and, for a prompt of
-                several tasks, `task`.
+            model_input: Columns `image` (path, URL, bytes, data URL or base64), `text` and, for a
+                prompt of several tasks, `task`.
             params: `beam_size`, where another than the default is wanted.
 
         Returns:

@@ -6,6 +6,7 @@ and nothing that differs between two savings of the same prompt: no times, no ho
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -117,6 +118,20 @@ class PromptRecord:
             if task.metric in self.meta.metrics:
                 return task.metric, self.meta.metrics[task.metric]
         return None
+
+    @property
+    def measured_on(self) -> tuple[DataUse, ...]:
+        """The data of the scores: the evaluation's, else the validation's."""
+        for role in ("evaluation", "validation"):
+            uses = tuple(use for use in self.meta.data if use.role == role)
+            if uses:
+                return uses
+        return ()
+
+    @property
+    def own_digest(self) -> str:
+        """`sha256:<hex>` of `prompt.json` itself: equal only where all of the record is equal."""
+        return f"sha256:{hashlib.sha256(self.to_json().encode()).hexdigest()}"
 
     def to_json(self) -> str:
         """Renders the record; equal records give equal text."""

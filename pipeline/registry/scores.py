@@ -12,6 +12,10 @@ from pipeline.registry.record import DataUse
 
 EVALUATION_REPORT = Path("evaluation") / "report.json"
 """Where `prefixworks evaluate` leaves its report in a run folder."""
+CURVES = Path("pictures")
+"""Where a run leaves pictures of its training."""
+MAX_PICTURES = 8
+"""Pictures that an artifact takes along; they are no part of what a prediction needs."""
 BEST_STATE = Path("best") / "state.json"
 BEST_WEIGHTS = Path("best") / "trainable.safetensors"
 
@@ -48,13 +52,21 @@ def run_scores(run_dir: Path) -> RunScores:
             metrics = {name: float(value) for name, value in values["metrics"].items()}
         except (KeyError, TypeError, ValueError) as error:
             raise RegistryError(f"{report} is no evaluation report: {error!r}") from error
-        pictures = tuple(sorted(report.parent.glob("*.png")))
-        return RunScores(metrics=metrics, data=(use,), pictures=pictures)
+        pictures = sorted(report.parent.glob("*.png"))
+        return RunScores(metrics=metrics, data=(use,), pictures=_with_curves(run_dir, pictures))
     state = run_dir / BEST_STATE
-    if not state.is_file():
-        return RunScores(metrics={})
-    values = _read(state).get("metrics", {})
-    return RunScores(metrics={name: float(value) for name, value in values.items()})
+    values = _read(state).get("metrics", {}) if state.is_file() else {}
+    return RunScores(
+        metrics={name: float(value) for name, value in values.items()},
+        pictures=_with_curves(run_dir, []),
+    )
+
+
+def _with_curves(run_dir: Path, pictures: list[Path]) -> tuple[Path, ...]:
+    """The evaluation's pictures, then the training's own, as far as there is room."""
+    known = {picture.name for picture in pictures}
+    curves = [path for path in sorted((run_dir / CURVES).glob("*.png")) if path.name not in known]
+    return (*pictures, *curves)[:MAX_PICTURES]
 
 
 def is_newer(path: Path, other: Path) -> bool:

@@ -7,52 +7,23 @@ the UI by tags and description, and with `mlflow.pyfunc.load_model("models:/name
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import mlflow
 import mlflow.artifacts
-import mlflow.pyfunc
-from mlflow.entities import LoggedModel, LoggedModelOutput, Run
-from mlflow.entities.model_registry import ModelVersion
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model
 from mlflow.tracking import MlflowClient
 
 from pipeline.errors import RegistryError
-from pipeline.registry import interface
-from pipeline.registry.artifact import read_prompt
-from pipeline.registry.card import describe
-from pipeline.registry.record import PROMPT_FORMAT, PromptRecord
+from pipeline.registry.artifact import RECORD_FILE, read_prompt, read_record
+from pipeline.registry.publishing import ARTIFACT_FOLDER, publish
+from pipeline.registry.record import PromptRecord
+from pipeline.registry.reference import RegisteredPrompt, check_name, parse_reference, prompt_of
 from pipeline.tracking.config import StoreLocation, sqlite_file
-from pipeline.tracking.delivery import find_experiment, open_client
-
-CHAMPION = "champion"
-"""Alias of the version that is in use."""
-CHALLENGER = "challenger"
-"""Alias of the version that is tried against it."""
-ARTIFACT_NAME = "prompt"
-"""Name of the artifact folder inside the MLflow model."""
-_CODE_FILE = Path(__file__).with_name("pyfunc.py")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RegisteredPrompt:
-    """One version of a registered prompt."""
-
-    name: str
-    version: int
-    aliases: tuple[str, ...]
-    tags: dict[str, str]
-    description: str
-    run_id: str | None
-    created_ms: int
-
-    @property
-    def uri(self) -> str:
-        """The version's MLflow URI."""
-        return f"models:/{self.name}/{self.version}"
+from pipeline.tracking.delivery import open_client
 
 
 class PromptRegistry:
@@ -75,7 +46,7 @@ class PromptRegistry:
             raise RegistryError(f"there is no MLflow store at {location.uri}")
         self.location = location
         self.experiment = experiment
-        self._client: MlflowClient = open_client(location)
+        self.client: MlflowClient = open_client(location)
 
     def register(
         self,
@@ -97,102 +68,44 @@ class PromptRegistry:
             RegistryError: the artifact is damaged or the store refuses it.
         """
         record = read_prompt(folder).record
-        title = name or record.meta.name
-        try:
-            version = self._add_version(Path(folder).resolve(), record, title, run_id)
+        title = check_name(name or record.meta.name)
+        with refusals(f"{title} was not registered"):
+            place = Path(folder).resolve()
+            version = publish(
+                self.client, self.location, self.experiment, place, record, title, run_id
+            )
             for alias in aliases:
-                self._client.set_registered_model_alias(title, alias, version)
-            return self.get(f"{title}/{version}")
-        except MlflowException as error:
-            raise RegistryError(f"{title} was not registered: {_line(error)}") from error
-
-    def _add_version(
-        self, folder: Path, record: PromptRecord, name: str, run_id: str | None
-    ) -> str:
-        # All through clients: MLflow's fluent calls would change this process's default store.
-        run = self._client.get_run(run_id or self._own_run(record))
-        logged = self._log_model(folder, record, name, run)
-        try:
-            self._client.create_registered_model(name, description=_purpose(record))
-        except MlflowException as error:
-            # Registered before, perhaps a moment ago by another process.
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        made = self._client.create_model_version(
-            name,
-            # Not models:/<id>, which MLflow looks up in the process's default store.
-            logged.artifact_location,
-            run_id=run.info.run_id,
-            tags=interface.version_tags(record),
-            description=describe(record),
-            model_id=logged.model_id,
-        )
-        return str(made.version)
-
-    def _log_model(self, folder: Path, record: PromptRecord, name: str, run: Run) -> LoggedModel:
-        logged = self._client.create_logged_model(
-            run.info.experiment_id,
-            name=name.replace(".", "_"),
-            source_run_id=run.info.run_id,
-            tags=interface.version_tags(record),
-            model_type=record.meta.method,
-        )
-        model_id = str(logged.model_id)
-        try:
-            with tempfile.TemporaryDirectory() as scratch:
-                model = Path(scratch) / "model"
-                mlflow.pyfunc.save_model(
-                    model,
-                    mlflow_model=Model(run_id=run.info.run_id, model_id=model_id),
-                    python_model=str(_CODE_FILE),
-                    artifacts={ARTIFACT_NAME: str(folder)},
-                    signature=interface.signature(),
-                    input_example=interface.input_example(record),
-                    pip_requirements=interface.requirements(),
-                    metadata={"prompt_format": PROMPT_FORMAT, "prompt_digest": record.digest},
-                )
-                self._client.log_model_artifacts(model_id, str(model))
-        except BaseException:
-            self._client.finalize_logged_model(model_id, "FAILED")
-            raise
-        self._client.log_outputs(run.info.run_id, models=[LoggedModelOutput(model_id, step=0)])
-        return self._client.finalize_logged_model(model_id, "READY")
-
-    def _own_run(self, record: PromptRecord) -> str:
-        experiment = find_experiment(self._client, self.experiment, self.location)
-        run = self._client.create_run(experiment, run_name=f"register {record.meta.name}")
-        self._client.set_terminated(run.info.run_id)
-        return str(run.info.run_id)
+                self.client.set_registered_model_alias(title, alias, version)
+        return self.get(f"{title}/{version}")
 
     def set_alias(self, reference: str, alias: str) -> RegisteredPrompt:
-        """Moves an alias to a version.
+        """Moves an alias to a version, without any question.
 
         Args:
             reference: `name/version` or `name@alias`.
-            alias: The alias, such as `champion`.
+            alias: The alias, such as `challenger`.
         """
         prompt = self.get(reference)
-        try:
-            self._client.set_registered_model_alias(prompt.name, alias, str(prompt.version))
-        except MlflowException as error:
-            raise RegistryError(f"alias {alias!r} was not set: {_line(error)}") from error
-        return self.get(f"{prompt.name}/{prompt.version}")
+        with refusals(f"alias {alias!r} was not set"):
+            self.client.set_registered_model_alias(prompt.name, alias, str(prompt.version))
+        return self.get(prompt.title)
 
     def names(self) -> list[str]:
         """Names of all registered prompts, sorted."""
-        return sorted(model.name for model in self._client.search_registered_models())
+        with refusals("the registry does not answer"):
+            return sorted(model.name for model in self._models())
 
     def versions(self, name: str | None = None) -> list[RegisteredPrompt]:
         """Versions of one prompt or of all, by name and then number."""
-        names = [name] if name is not None else self.names()
-        found = [self.get(f"{each}/{v}") for each in names for v in self._numbers(each)]
-        if name is not None and not found:
-            raise RegistryError(f"no prompt {name!r} is registered{_hint(self.names())}")
-        return found
-
-    def _numbers(self, name: str) -> list[int]:
-        text = name.replace("'", "")
-        return sorted(int(v.version) for v in self._client.search_model_versions(f"name='{text}'"))
+        with refusals("the registry does not answer"):
+            models = self._models()
+            wanted = [each for each in models if name in (None, each.name)]
+            found = [prompt for each in wanted for prompt in self._versions_of(each)]
+        if name is not None and not wanted:
+            raise RegistryError(
+                f"no prompt {name!r} is registered{_hint([each.name for each in models])}"
+            )
+        return sorted(found, key=lambda prompt: (prompt.name, prompt.version))
 
     def get(self, reference: str) -> RegisteredPrompt:
         """One version.
@@ -206,72 +119,127 @@ class PromptRegistry:
         name, version, alias = parse_reference(reference)
         try:
             if alias is not None:
-                version = str(self._client.get_model_version_by_alias(name, alias).version)
-            return _prompt(self._client.get_model_version(name, str(version)))
+                version = str(self.client.get_model_version_by_alias(name, alias).version)
+            found = self.client.get_model_version(name, str(version))
+            return prompt_of(found, tuple(found.aliases))
         except MlflowException as error:
-            known = _hint(self.names()) if name not in self.names() else ""
-            raise RegistryError(f"{reference} is not registered{known}") from error
+            if not _is_absence(error):
+                raise RegistryError(f"{reference} cannot be read: {first_line(error)}") from error
+            names = self.names()
+            raise RegistryError(
+                f"{reference} is not registered{_hint(names) if name not in names else ''}"
+            ) from error
 
-    def download(self, reference: str) -> Path:
-        """The artifact folder of a version, on this machine.
+    def holder(self, name: str, alias: str) -> RegisteredPrompt | None:
+        """The version that an alias stands for, or None where it stands for none."""
+        try:
+            version = self.client.get_model_version_by_alias(name, alias).version
+        except MlflowException as error:
+            if _is_absence(error):
+                return None
+            raise RegistryError(f"{name}@{alias} cannot be read: {first_line(error)}") from error
+        return self.get(f"{name}/{version}")
+
+    def same(self, name: str, prompt_digest: str, record_digest: str) -> RegisteredPrompt | None:
+        """The first version of a name that holds this very prompt with this very record, if any."""
+        if name not in self.names():
+            return None
+        wanted = (prompt_digest, record_digest)
+        for prompt in self.versions(name):
+            if (prompt.tags.get("prompt_digest"), prompt.tags.get("record_digest")) == wanted:
+                return prompt
+        return None
+
+    def download(self, reference: str, folder: str | Path) -> Path:
+        """Fetches the artifact folder of a version.
+
+        Args:
+            reference: `name@alias` or `name/version`.
+            folder: Folder to fetch it into.
+
+        Returns:
+            The artifact's folder, inside the given one.
 
         Raises:
             RegistryError: there is no such version, or its files cannot be fetched.
         """
+        return self._fetch(reference, ARTIFACT_FOLDER, Path(folder))
+
+    @contextmanager
+    def fetched(self, reference: str) -> Iterator[Path]:
+        """The artifact folder of a version, for as long as the block runs; as `download`."""
+        with tempfile.TemporaryDirectory(prefix="prefixworks-prompt-") as scratch:
+            yield self.download(reference, scratch)
+
+    def record(self, reference: str) -> PromptRecord:
+        """The record of a version; its tensors are not fetched."""
+        with tempfile.TemporaryDirectory(prefix="prefixworks-record-") as scratch:
+            found = self._fetch(reference, f"{ARTIFACT_FOLDER}/{RECORD_FILE}", Path(scratch))
+            return read_record(found.parent)
+
+    def _fetch(self, reference: str, path: str, folder: Path) -> Path:
         prompt = self.get(reference)
         try:
-            place = self._client.get_model_version_download_uri(prompt.name, str(prompt.version))
-            model = Path(
-                mlflow.artifacts.download_artifacts(
-                    artifact_uri=place, tracking_uri=self.location.uri
-                )
+            place = self.client.get_model_version_download_uri(prompt.name, str(prompt.version))
+            fetched = mlflow.artifacts.download_artifacts(
+                artifact_uri=f"{place.rstrip('/')}/{path}",
+                dst_path=str(folder),
+                tracking_uri=self.location.uri,
             )
-        except (MlflowException, OSError) as error:
+        # Stores of every kind raise errors of their own clients here.
+        except Exception as error:
             raise RegistryError(
-                f"the files of {reference} cannot be fetched: {_line(error)}"
+                f"the files of {reference} cannot be fetched: {first_line(error)}"
             ) from error
-        found = sorted(model.glob("artifacts/*/prompt.json"))
-        if not found:
-            raise RegistryError(f"{reference} holds no prompt artifact")
-        return found[0].parent
+        return Path(fetched)
+
+    def _models(self) -> list[RegisteredModel]:
+        return _all_pages(lambda token: self.client.search_registered_models(page_token=token))
+
+    def _versions_of(self, model: RegisteredModel) -> list[RegisteredPrompt]:
+        # MLflow quotes with either sign and escapes neither.
+        quote = '"' if "'" in model.name else "'"
+        found: list[ModelVersion] = _all_pages(
+            lambda token: self.client.search_model_versions(
+                f"name={quote}{model.name}{quote}", page_token=token
+            )
+        )
+        aliases = self.client.get_registered_model(model.name).aliases
+        return [
+            prompt_of(each, tuple(a for a, v in aliases.items() if str(v) == str(each.version)))
+            for each in found
+        ]
 
 
-def parse_reference(reference: str) -> tuple[str, str | None, str | None]:
-    """Splits a reference into name and version, or name and alias.
-
-    Raises:
-        RegistryError: it is neither `name/version` nor `name@alias`.
-    """
-    text = reference.removeprefix("models:/")
-    name, at, alias = text.rpartition("@")
-    if at and name and alias:
-        return name, None, alias
-    name, slash, version = text.rpartition("/")
-    if slash and name and version.isdigit():
-        return name, version, None
-    raise RegistryError(f"{reference!r} is neither name@alias nor name/version")
+@contextmanager
+def refusals(what: str) -> Iterator[None]:
+    """Turns errors of MLflow and of the network into one line that says what did not happen."""
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        raise RegistryError(f"{what}: {first_line(error)}") from error
 
 
-def _prompt(version: ModelVersion) -> RegisteredPrompt:
-    return RegisteredPrompt(
-        name=version.name,
-        version=int(version.version),
-        aliases=tuple(sorted(version.aliases)),
-        tags=dict(sorted(version.tags.items())),
-        description=version.description or "",
-        run_id=version.run_id or None,
-        created_ms=int(version.creation_timestamp),
-    )
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, or its type's name."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _purpose(record: PromptRecord) -> str:
-    tasks = ", ".join(task.name for task in record.meta.tasks)
-    return f"Prompts for {tasks} on the frozen base {record.meta.base.name}."
+def _all_pages(page: Callable[[str | None], Any]) -> list[Any]:
+    found: list[Any] = []
+    token: str | None = None
+    while True:
+        answer = page(token)
+        found.extend(answer)
+        token = answer.token
+        if not token:
+            return found
+
+
+def _is_absence(error: MlflowException) -> bool:
+    # An unknown alias is an INVALID_PARAMETER_VALUE in some stores.
+    return error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 
 
 def _hint(names: Sequence[str]) -> str:
     return f" (registered are: {', '.join(names)})" if names else " (the registry is empty)"
-
-
-def _line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -82,6 +82,9 @@ def test_exported_run_tells_its_lineage(run: Path, tmp_path: Path) -> None:
     assert record.meta.metrics == {"vqa/accuracy": 0.5}
     assert record.meta.image_size == 48
     assert record.meta.config["data"]["image_size"] == 48
+    raw = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    assert size <= raw * 1.01 + 32 * 1024
     attached = attach_prompt(base, folder).export_state()
     assert set(attached) == set(tensors)
     assert all(torch.equal(attached[name], tensors[name]) for name in tensors)
@@ -120,7 +123,10 @@ def evaluate(run: Path, score: float, later_s: float) -> None:
 def test_an_evaluation_gives_scores_data_and_picture(run: Path, tmp_path: Path) -> None:
     finish(run, tmp_path / "base", seed=1)
     evaluate(run, 0.75, later_s=5)
+    (run / "pictures").mkdir()
+    (run / "pictures" / "loss.png").write_bytes(b"curve")
     folder = export_run(run, tmp_path / "elsewhere")
+    assert (folder / "pictures" / "loss.png").read_bytes() == b"curve"
     record = read_record(folder)
     assert record.headline == ("vqa/accuracy", 0.75)
     assert record.meta.data[-1].role == "evaluation"

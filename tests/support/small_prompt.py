@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,11 +57,17 @@ def small_base(
 def teach(base: OFA, tokenizer: OFATokenizer, lessons: Sequence[Lesson], steps: int = 60) -> None:
     """Trains the whole base until it says the answers."""
     optimizer = torch.optim.Adam(base.parameters(), lr=3e-3)
-    for _ in range(steps):
-        losses = [_loss(base, tokenizer, lesson) for lesson in lessons]
-        optimizer.zero_grad()
-        torch.stack(losses).sum().backward()
-        optimizer.step()
+    threads = torch.get_num_threads()
+    # Threads that share so little work mostly wait for each other, for minutes on a busy machine.
+    torch.set_num_threads(1)
+    try:
+        for _ in range(steps):
+            losses = [_loss(base, tokenizer, lesson) for lesson in lessons]
+            optimizer.zero_grad()
+            torch.stack(losses).sum().backward()
+            optimizer.step()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _loss(base: OFA, tokenizer: OFATokenizer, lesson: Lesson) -> torch.Tensor:
@@ -114,12 +121,25 @@ def small_meta(
         name=name,
         tasks=tasks,
         base_fingerprint=base_fingerprint or fingerprint(model.base),
-        tokenizer_digest="sha256:00",
+        tokenizer_digest=small_tokenizer(TEXTS).digest,
         image_size=64,
         data=(DataUse(role="train", name="world", digest="sha256:cc", samples=9),),
         config={"seed": 1, "data": {"max_source_length": 40}},
         metrics={f"{tasks[0]}/accuracy": score},
     )
+
+
+def evaluated_meta(
+    model: TunedModel,
+    *,
+    name: str = "shapes",
+    score: float = 0.5,
+    digest: str = f"sha256:{'dd' * 32}",
+) -> PromptMeta:
+    """A record with the score of an evaluation."""
+    meta = small_meta(model, name=name, score=score)
+    use = DataUse(role="evaluation", name="world_test", digest=digest, samples=5)
+    return dataclasses.replace(meta, data=(*meta.data, use))
 
 
 def small_prompt(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -126,7 +127,24 @@ def test_pictures_are_kept_and_shown(tmp_path: Path, base: OFA) -> None:
     model = tuned(base)
     save_prompt(tmp_path / "prompt", model, small_meta(model), [picture])
     assert files(tmp_path / "prompt")["pictures/predictions.png"] == b"png"
-    assert "![pictures/predictions.png]" in (tmp_path / "prompt" / "README.md").read_text()
+    assert (
+        "![predictions.png](pictures/predictions.png)"
+        in (tmp_path / "prompt" / "README.md").read_text()
+    )
+
+
+def test_a_disk_that_is_full_leaves_the_old_artifact(tmp_path: Path, base: OFA) -> None:
+    model = tuned(base)
+    save_prompt(tmp_path / "prompt", model, small_meta(model, score=0.1))
+    before = files(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
+    try:
+        with pytest.raises(RegistryError, match="prompt cannot be written: File too large"):
+            save_prompt(tmp_path / "prompt", model, small_meta(model, score=0.2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert files(tmp_path) == before
 
 
 def test_foreign_folders_are_left_alone(tmp_path: Path, base: OFA) -> None:

@@ -17,6 +17,10 @@ def picture() -> Image.Image:
     return image
 
 
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+"""A format that Pillow reads by starting a program."""
+
+
 def content(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
@@ -49,7 +53,8 @@ def test_orientation_is_applied(tmp_path: Path) -> None:
         ("missing.jpg", "missing.jpg does not exist"),
         (b"not an image", "no readable image"),
         (content(picture())[:60], "no readable image"),
-        ("https://example.org/a.jpg", "not fetched"),
+        ("ftp://example.org/a.jpg", "only http and https"),
+        (EPS, "no readable image"),
         ("data:image/png,abc", "must be base64"),
         ("!" * 100, "neither a file nor base64"),
     ],

@@ -95,9 +95,9 @@ def test_missing_field_is_named() -> None:
 
 
 def test_card_tells_what_a_user_needs() -> None:
-    card = render_card(record(), ["pictures/predictions.png"])
+    card = render_card(record(), {"predictions.png": "pictures/predictions.png"})
     for fact in ("# shapes", "ofa-small", "sha256:aa", "vqa/accuracy | 0.7500", "sha256:cc"):
         assert fact in card
-    assert "![pictures/predictions.png](pictures/predictions.png)" in card
+    assert "![predictions.png](pictures/predictions.png)" in card
     assert "pictures" not in describe(record())
     assert len(describe(record(), limit=100)) <= 100

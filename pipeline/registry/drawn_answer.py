@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.registry.picture_input import ImageInput, open_image
@@ -24,7 +22,7 @@ def annotate(image: ImageInput, answer: Prediction, text: str | None = None) -> 
     Raises:
         DataError: the image cannot be read.
     """
-    picture = open_image(image if not isinstance(image, Path) else str(image))
+    picture = open_image(image)
     lines = [line for line in (text, answer.text) if line]
     font = ImageFont.load_default(size=max(11, picture.width // 28))
     height = sum(int(font.getbbox(line)[3]) + _MARGIN for line in lines)
