@@ -6,7 +6,6 @@ prefixworks registry show grounding@champion
 prefixworks registry promote grounding/3
 prefixworks registry compare grounding@champion grounding/3
 prefixworks registry download grounding@champion prompts/grounding
-prefixworks registry sync runs/grounding
 """
 
 from __future__ import annotations
@@ -64,8 +63,6 @@ def build_parser() -> argparse.ArgumentParser:
     download = add("download", "Copy a version's prompt artifact into a folder.")
     download.add_argument("reference", help="name@alias or name/version")
     download.add_argument("folder", type=Path, help="folder to make")
-    sync = add("sync", "Deliver what a run recorded while MLflow was not reached.")
-    sync.add_argument("run", type=Path, help="run folder")
     return parser
 
 
@@ -79,7 +76,6 @@ def main(argv: Sequence[str]) -> int:
         "promote": _promote,
         "compare": _compare,
         "download": _download,
-        "sync": _sync,
     }
     commands[arguments.command](arguments)
     return 0
@@ -162,13 +158,6 @@ def _download(arguments: argparse.Namespace) -> None:
         print(json.dumps({"folder": str(arguments.folder)}))
     else:
         print(f"{arguments.reference} is in {arguments.folder}")
-
-
-def _sync(arguments: argparse.Namespace) -> None:
-    from pipeline.tracking.mlflow import sync_run
-
-    sent = sync_run(arguments.run)
-    print(json.dumps({"delivered": sent}) if arguments.json else f"delivered {sent} entries")
 
 
 def _plain(prompt: RegisteredPrompt) -> dict[str, Any]:

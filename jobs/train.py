@@ -123,13 +123,20 @@ def launch(config: RunConfig, argv: Sequence[str]) -> int:
     return status
 
 
-def hooks_of(config: RunConfig) -> list[Hook]:
-    """Who is told about a run."""
-    if not config.tracking.enabled:
-        return []
-    from pipeline.tracking.mlflow import MlflowHook
+@contextmanager
+def recorded(config: RunConfig) -> Iterator[Sequence[Hook]]:
+    """Who is told about a run; the first rank of every machine tells of that machine too."""
+    from pipeline.training.world import environment_rank
 
-    return [MlflowHook()]
+    here = environment_rank()
+    if not config.tracking.enabled or (here is not None and here[2] != 0):
+        yield []
+        return
+    # Here, because MLflow takes seconds to import and the other ranks need not wait.
+    from pipeline.tracking.recording import recording
+
+    with recording(config) as hooks:
+        yield hooks
 
 
 def _rank(config: RunConfig, resume: bool) -> int:
@@ -138,7 +145,8 @@ def _rank(config: RunConfig, resume: bool) -> int:
 
     if "RANK" in os.environ:
         follow_parent()
-    result = train(config, hooks_of(config), resume=resume)
+    with recorded(config) as hooks:
+        result = train(config, hooks, resume=resume)
     if os.environ.get("RANK", "0") == "0":
         metrics = "".join(f", {name} {value:.4f}" for name, value in result.best_metrics.items())
         took = f"{result.final_step} steps in {result.seconds:.1f} s"

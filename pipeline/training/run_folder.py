@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.config import RunConfig, load, save
 from pipeline.config_tree import plain
 from pipeline.errors import ConfigError, TrainingError
+from pipeline.tracking.secrets import without_passwords
 from pipeline.training.checkpoint import CHECKPOINTS, LATEST
 
 CONFIG = "config.yaml"
@@ -75,7 +76,7 @@ def locked(config: RunConfig) -> Iterator[Path]:
         except OSError as error:
             raise TrainingError(f"another process is training in {folder}") from error
         (folder / INTERRUPTED).unlink(missing_ok=True)
-        save(config, folder / CONFIG)
+        save(without_passwords(config), folder / CONFIG)
         yield folder
 
 

@@ -225,6 +225,7 @@ class _Run:
             best, better = judged.best, judged.best is not self.state.best
             if best is not None and better and self.world.leads:
                 write_best(self.run_dir, model, best, self.config.base.path)
+            validator.draw(model, self.state.step)
         self.state = judged
         for hook in self.hooks:
             hook.on_validation(self.state.step, metrics)

@@ -16,6 +16,7 @@ from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.evaluator import choose_samples, score_rows
 from pipeline.evaluation.report import PredictionRow
 from pipeline.training.data import Collator, ShardReader
+from pipeline.training.validation_pictures import ValidationPictures
 from pipeline.training.world import World
 
 LOSS = "validation/loss"
@@ -62,6 +63,16 @@ class Validator:
             )
             for reader in readers
         ]
+        self._pictures = ValidationPictures(
+            readers, self._chosen, tokenizer, config, image_size, world
+        )
+
+    def draw(self, model: TunedModel, step: int) -> None:
+        """Draws the model's answers to a few samples, the same ones each time; every rank calls."""
+        was_training = model.training
+        model.eval()
+        self._pictures.draw(model, step)
+        model.train(was_training)
 
     def measure(self, model: TunedModel) -> dict[str, float]:
         """Mean loss and, where asked for, the metrics of answers; the same on every rank."""

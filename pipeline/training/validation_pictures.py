@@ -1,0 +1,103 @@
+"""Pictures of a validation: what the model answers to a few samples.
+
+They are the same samples each time, so that the sheets of a run show what it learns.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from model.tokenizer import OFATokenizer
+from model.tuning import TunedModel
+from pipeline.config import RunConfig
+from pipeline.evaluation.answering import Answerer
+from pipeline.evaluation.pictures import picture_sheet
+from pipeline.evaluation.report import PredictionRow
+from pipeline.training.data import ShardReader
+from pipeline.training.run_folder import run_folder
+from pipeline.training.world import World
+
+log = logging.getLogger(__name__)
+
+FOLDER = "pictures/predictions"
+"""In the run's folder; a file a validation, named by its step."""
+
+
+class ValidationPictures:
+    """Answers and draws a fixed choice of validation samples, spread over the ranks."""
+
+    def __init__(
+        self,
+        readers: Sequence[ShardReader],
+        chosen: Sequence[Mapping[str, Sequence[int]]],
+        tokenizer: OFATokenizer,
+        config: RunConfig,
+        image_size: int,
+        world: World,
+    ) -> None:
+        """Chooses as many samples of each task of each data set, evenly over what is validated.
+
+        Args:
+            readers: The data sets.
+            chosen: For each of them, what is validated: rows by task.
+            tokenizer: The base's.
+            config: The run.
+            image_size: Side in pixels of the square that images are resized to.
+            world: The ranks.
+        """
+        self._readers, self._tokenizer, self._config = readers, tokenizer, config
+        self._image_size, self._world = image_size, world
+        self._samples: list[tuple[int, str, int]] = []
+        wanted = config.tracking.pictures if config.tracking.enabled else 0
+        groups = [(n, task, rows) for n, tasks in enumerate(chosen) for task, rows in tasks.items()]
+        for place, (dataset, task, rows) in enumerate(groups):
+            share = wanted // len(groups) + (place < wanted % len(groups))
+            take = min(share, len(rows))
+            self._samples += [(dataset, task, rows[i * len(rows) // take]) for i in range(take)]
+
+    def draw(self, model: TunedModel, step: int) -> None:
+        """Writes `pictures/predictions/step-NNNNNN.png` into the run's folder; every rank calls.
+
+        Args:
+            model: In eval mode.
+            step: Optimizer steps done.
+
+        Raises:
+            DataError: a sample cannot be read.
+            TrainingError: another rank is gone.
+        """
+        if not self._samples:
+            return
+        own = self._answers(model)
+        answers = [row for part in self._world.gather(own) for row in part]
+        if not self._world.leads:
+            return
+        # Ranks took samples in turn; their order is that of the choice.
+        places = {(dataset, row): n for n, (dataset, _, row) in enumerate(self._samples)}
+        answers.sort(key=lambda answer: places[answer[0], answer[1].position])
+        images = [self._readers[dataset].read(row.position)[1] for dataset, row in answers]
+        path = run_folder(self._config) / FOLDER / f"step-{step:06d}.png"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sheet = picture_sheet([row for _, row in answers], images)
+            sheet.save(path, format="PNG", optimize=True)
+        except OSError as error:
+            # A picture is not worth a run.
+            log.warning("%s cannot be written, training goes on: %s", path, error)
+
+    def _answers(self, model: TunedModel) -> list[tuple[int, PredictionRow]]:
+        answerer = Answerer(
+            model,
+            self._tokenizer,
+            image_size=self._image_size,
+            beam_size=self._config.training.beam_size,
+            max_source_length=self._config.data.max_source_length,
+        )
+        found = []
+        for dataset, task, position in self._samples[self._world.rank :: self._world.size]:
+            sample, image = self._readers[dataset].read(position)
+            prediction = answerer.answer(task, [sample], [image])[0]
+            row = PredictionRow(position=position, sample=sample, prediction=prediction)
+            found.append((dataset, row))
+        return found
