@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from pipeline.tracking.introduction import artifact, inputs, introduce, opening,
 from pipeline.tracking.journal import Entry, Journal
 from pipeline.tracking.recorder import Recorder
 from pipeline.tracking.reports import metrics_entry, now_ms
+from pipeline.tracking.secrets import redact
 from pipeline.training.hooks import METRICS_FILE
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ PICTURES_FOLDER = "pictures"
 PREDICTIONS_FOLDER = f"{PICTURES_FOLDER}/predictions"
 """Folder of a run with a PNG of each validation."""
 CURVES_FILE = "curves.png"
+_SHORT_GOODBYE_S = 10.0
+"""Longest wait of a run that broke or was asked to stop; `runs sync` delivers what is left."""
 
 
 class MlflowHook:
@@ -95,13 +99,14 @@ class MlflowHook:
         asked = isinstance(error, TrainingError) and error.exit_code == EXIT_INTERRUPTED
         if error is not None:
             self._record.tag({"run.ended_by": " ".join(str(error).split()) or repr(error)})
-        self._close("KILLED" if error is None or asked else "FAILED")
+        # The other ranks, and whoever starts the run again, wait for this process.
+        self._close("KILLED" if error is None or asked else "FAILED", _SHORT_GOODBYE_S)
 
-    def _close(self, status: str) -> None:
+    def _close(self, status: str, most_s: float = math.inf) -> None:
         atexit.unregister(self.abandon)
         assert self._record is not None
         record, self._record = self._record, None
-        record.close(status)
+        record.close(status, most_s)
 
 
 class _RunRecord:
@@ -114,6 +119,11 @@ class _RunRecord:
         self._run_dir = self._journal.run_dir
         address = resolve_store(tracking, config.output_dir).uri
         identity = read_identity(self._run_dir, address) or introduce(self._journal, config)
+        if redact(address) != redact(identity.location.uri):
+            log.warning(
+                "this run began in %s and stays there; tracking.uri names another store",
+                redact(identity.location.uri),
+            )
         self._history = History()
         self._models: set[str] = set()
         self._shown: set[str] = set()
@@ -160,11 +170,11 @@ class _RunRecord:
         """Tells the pictures of a validation."""
         self._recorder.tell_later(lambda: self._pictures(step))
 
-    def close(self, status: str) -> None:
+    def close(self, status: str, most_s: float) -> None:
         """Tells how the run ended, and waits a bounded time until all is written and delivered."""
         self._recorder.tell_later(self._checkpoints)
         self._recorder.tell_later(self._last_pictures)
-        until = time.monotonic() + self._config.tracking.close_timeout_s
+        until = time.monotonic() + min(most_s, self._config.tracking.close_timeout_s)
         self._recorder.close(lambda: self._ending(status), until - time.monotonic())
         self._courier.close(max(0.0, until - time.monotonic()))
 

@@ -29,7 +29,7 @@ from pipeline.tracking.journal import Journal
 
 log = logging.getLogger(__name__)
 
-_LONGEST_GOODBYE_S = 10.0
+_LONGEST_GOODBYE_S = 5.0
 
 
 @contextmanager

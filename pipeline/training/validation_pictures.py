@@ -5,6 +5,7 @@ They are the same samples each time, so that the sheets of a run show what it le
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Mapping, Sequence
 
@@ -95,9 +96,14 @@ class ValidationPictures:
             max_source_length=self._config.data.max_source_length,
         )
         found = []
-        for dataset, task, position in self._samples[self._world.rank :: self._world.size]:
-            sample, image = self._readers[dataset].read(position)
-            prediction = answerer.answer(task, [sample], [image])[0]
-            row = PredictionRow(position=position, sample=sample, prediction=prediction)
-            found.append((dataset, row))
+        own = self._samples[self._world.rank :: self._world.size]
+        for (dataset, task), group in itertools.groupby(own, key=lambda each: each[:2]):
+            positions = [position for _, _, position in group]
+            records = [self._readers[dataset].read(position) for position in positions]
+            samples = [sample for sample, _ in records]
+            answers = answerer.answer(task, samples, [image for _, image in records])
+            found += [
+                (dataset, PredictionRow(position=position, sample=sample, prediction=answer))
+                for position, sample, answer in zip(positions, samples, answers, strict=True)
+            ]
         return found
