@@ -7,6 +7,7 @@ metrics of its step, tied to the data that they were measured on.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,8 @@ def model_entry(
     return {
         "kind": "model",
         "key": key,
-        "name": f"{about['name']}-{key}".replace("/", "-").replace(":", "-"),
+        # These letters are not allowed in the name of a logged model.
+        "name": re.sub(r"[/:.%\"']", "_", f"{about['name']}-{key}"),
         "method": about["method"],
         "step": step,
         "params": {**about["params"], "step": str(step), "folder": str(place)},

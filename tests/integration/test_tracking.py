@@ -90,7 +90,7 @@ def test_a_run_is_recorded_whole(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_is_a_logged_model_as_long_as_it_is_kept(tmp_path: Path) -> None:
-    config = run_config(tmp_path)
+    config = run_config(tmp_path, "shapes.1")
     run_dir = run_dir_of(config)
     hooks = begin(config)
     log_steps(hooks, range(1, 5))
@@ -107,8 +107,8 @@ def test_a_checkpoint_is_a_logged_model_as_long_as_it_is_kept(tmp_path: Path) ->
     run = client.get_run(run_id)
     models = client.search_logged_models([run.info.experiment_id])
     by_name = {model.name: model for model in models}
-    assert set(by_name) == {"shapes-best-000004", "shapes-step-000008"}
-    best = by_name["shapes-best-000004"]
+    assert set(by_name) == {"shapes_1-best-000004", "shapes_1-step-000008"}
+    best = by_name["shapes_1-best-000004"]
     assert best.status == "READY"
     assert best.source_run_id == run_id
     assert best.model_type == "prefix"
