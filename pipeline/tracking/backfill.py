@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.tracking.entries import Entry
 from pipeline.tracking.history import kinds_of
-from pipeline.tracking.journal import Entry, Journal
+from pipeline.tracking.journal import Journal
 from pipeline.tracking.reports import metrics_entry
 
 

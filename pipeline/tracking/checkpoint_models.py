@@ -16,8 +16,8 @@ from mlflow.entities import LoggedModel, LoggedModelOutput, Metric
 from mlflow.entities.run import Run
 from mlflow.tracking import MlflowClient
 
+from pipeline.tracking.entries import Entry
 from pipeline.tracking.history import Told
-from pipeline.tracking.journal import Entry
 
 KEY_TAG = "prefixworks.checkpoint"
 _EXTERNAL_TAG = "mlflow.model.isExternal"

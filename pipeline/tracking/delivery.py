@@ -12,13 +12,15 @@ import os
 import re
 from typing import Any
 
+from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pipeline.errors import RegistryError
 from pipeline.tracking.config import StoreLocation, sqlite_file
+from pipeline.tracking.entries import Entry
 from pipeline.tracking.identity import RunIdentity, read_identity
-from pipeline.tracking.journal import Entry, Journal
+from pipeline.tracking.journal import Journal
 from pipeline.tracking.secrets import redact, require_whole
 from pipeline.tracking.sending import Target, Unsendable, send
 from pipeline.tracking.sweeps import find_parent
@@ -146,6 +148,7 @@ class Delivery:
         except (Unsendable, MlflowException) as error:
             if isinstance(error, MlflowException) and error.error_code not in _NEVER_TAKEN:
                 raise
+            _check_active(target)
             parts = _parts(group)
             if len(parts) > 1:
                 # One bad value must not take its neighbours along.
@@ -200,6 +203,15 @@ class Delivery:
             tags["mlflow.parentRunId"] = find_parent(client, experiment, identity.parent)
         run = client.create_run(experiment, run_name=identity.run_name, tags=tags)
         return str(run.info.run_id)
+
+
+def _check_active(target: Target) -> None:
+    """Tells a deleted run, which takes nothing, from an entry that is never taken."""
+    if target.client.get_run(target.run_id).info.lifecycle_stage == LifecycleStage.DELETED:
+        raise RegistryError(
+            f"the MLflow run {target.run_id} was deleted; `mlflow runs restore --run-id"
+            f" {target.run_id}` brings it back"
+        )
 
 
 def _parts(group: list[Entry]) -> list[Entry]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 
-from pipeline.tracking.journal import Entry
+from pipeline.tracking.entries import Entry
 
 Told = tuple[float, int]
 """Value and time in ms of one metric at one step."""

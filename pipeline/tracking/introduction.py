@@ -12,8 +12,9 @@ from data_prep.manifest import read_manifest
 from pipeline.config_tree import plain
 from pipeline.errors import DataError
 from pipeline.tracking.config import resolve_store
+from pipeline.tracking.entries import Entry
 from pipeline.tracking.identity import RunIdentity, new_identity
-from pipeline.tracking.journal import Entry, Journal
+from pipeline.tracking.journal import JOURNAL_FOLDER, Journal
 from pipeline.tracking.provenance import (
     dataset_entry,
     environment,
@@ -81,14 +82,9 @@ def opening(run_dir: Path, config: RunConfig) -> Iterator[Entry]:
     resolved = run_dir / "config.yaml"
     if resolved.is_file():
         yield artifact(resolved, None)
-    record = journal_folder_file(run_dir, ENVIRONMENT_FILE)
+    record = run_dir / JOURNAL_FOLDER / ENVIRONMENT_FILE
     record.write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
     yield artifact(record, None)
-
-
-def journal_folder_file(run_dir: Path, name: str) -> Path:
-    """A file that only tracking makes, beside the journal."""
-    return run_dir / "tracking" / name
 
 
 def inputs(folders: Mapping[str, Sequence[str]]) -> Iterator[Entry]:

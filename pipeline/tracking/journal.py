@@ -20,24 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.tracking.copies import Copies
+from pipeline.tracking.entries import Entry, is_expendable, parse_entry
 from pipeline.tracking.secrets import redact_all
 
 log = logging.getLogger(__name__)
-
-Entry = dict[str, Any]
-"""One line: `kind` and the values of that kind (see pipeline.tracking.sending)."""
 
 JOURNAL_FOLDER = "tracking"
 NODES_FOLDER = "nodes"
 DEFAULT_LIMIT_MB = 256.0
 _SEGMENT_BYTES = 4 * 2**20
-_FIELDS = {
-    "metrics": {"step", "time_ms", "values"},
-    "artifact": {"path", "to"},
-    "model": {"key"},
-    "model_gone": {"key"},
-}
-"""What an entry of a kind needs to be made sense of."""
 
 
 @dataclass(frozen=True, order=True)
@@ -98,7 +89,7 @@ class Journal:
         with self._locked("writing"):
             for entry in entries:
                 size = self._size_of(entry)
-                if _is_expendable(entry) and not self._make_room(size):
+                if is_expendable(entry) and not self._make_room(size):
                     lost[entry["kind"]] += 1
                     continue
                 self._write(self._with_copy(entry))
@@ -199,7 +190,7 @@ class Journal:
             with stream:
                 stream.seek(start.offset if segment == start.segment else 0)
                 while (line := stream.readline()).endswith(b"\n"):
-                    yield _parse(line), Place(segment, stream.tell())
+                    yield parse_entry(line), Place(segment, stream.tell())
 
     def _write(self, entry: Entry) -> None:
         line = (json.dumps(redact_all(entry), sort_keys=True) + "\n").encode()
@@ -247,7 +238,7 @@ class Journal:
     def _let_go_of(self, segment: int) -> None:
         path = self._path(segment)
         with path.open("rb") as stream:
-            entries = [_parse(line) for line in stream]
+            entries = [parse_entry(line) for line in stream]
         steps = [entry["step"] for entry in entries if entry["kind"] == "metrics"]
         if steps:
             spans = [*self.let_go, (min(steps), max(steps))]
@@ -273,23 +264,12 @@ class Journal:
                 os.truncate(self._path(segment), whole)
 
 
-def _is_expendable(entry: Entry) -> bool:
-    """Whether a full journal does without: all but metrics and pictures are few and short."""
-    return entry["kind"] == "metrics" or (entry["kind"] == "artifact" and entry["to"] is not None)
-
-
-def _parse(line: bytes) -> Entry:
-    try:
-        entry = json.loads(line)
-        if isinstance(entry, dict) and _FIELDS.get(entry["kind"], set()) <= entry.keys():
-            return entry
-    except (ValueError, KeyError, TypeError):
-        pass
-    return {"kind": "unreadable", "line": line.decode(errors="replace").rstrip()}
-
-
 def _read_json(path: Path) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    """A small file of counts; one that is damaged is not worth the rest."""
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
     return values
 
 

@@ -22,10 +22,11 @@ from pipeline.tracking.config import TrackingConfig, resolve_store
 from pipeline.tracking.courier import Courier
 from pipeline.tracking.curves import draw_curves, read_points
 from pipeline.tracking.delivery import Delivery
+from pipeline.tracking.entries import Entry
 from pipeline.tracking.history import History
 from pipeline.tracking.identity import read_identity
 from pipeline.tracking.introduction import artifact, inputs, introduce, opening, tuned_with
-from pipeline.tracking.journal import Entry, Journal
+from pipeline.tracking.journal import Journal
 from pipeline.tracking.recorder import Recorder
 from pipeline.tracking.reports import metrics_entry, now_ms
 from pipeline.tracking.secrets import redact
@@ -84,6 +85,7 @@ class MlflowHook:
             {
                 "base.fingerprint.before": result.fingerprint_before,
                 "base.fingerprint.after": result.fingerprint_after,
+                "run.ended_by": "patience" if result.stopped_early else "its last step",
             }
         )
         self._close("FINISHED")

@@ -15,7 +15,7 @@ import psutil
 import torch
 
 from data_prep.manifest import read_manifest
-from pipeline.tracking.journal import Entry
+from pipeline.tracking.entries import Entry
 
 LIBRARIES = ("deepspeed", "mlflow", "numpy", "pillow", "safetensors", "tokenizers", "torch")
 """Libraries whose version can change a result."""

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from pipeline.tracking.courier import Courier
-from pipeline.tracking.journal import Entry, Journal
+from pipeline.tracking.entries import Entry
+from pipeline.tracking.journal import Journal
 from pipeline.tracking.secrets import redact
 
 log = logging.getLogger(__name__)
@@ -117,6 +118,9 @@ class Recorder:
         except OSError as error:
             self._warn(f"the run's record cannot be written: {error}")
             return False
+        except Exception as error:  # the thread's boundary: the next entry may do better
+            self._warn(f"part of the run's record cannot be written: {error!r}")
+            self._left_out += 1
         self._courier.notify()
         return True
 

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 
-from pipeline.tracking.journal import Entry
+from pipeline.tracking.entries import Entry
 
 
 def metrics_entry(step: int, metrics: Mapping[str, float]) -> Entry:

@@ -10,7 +10,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.tracking import MlflowClient
 
 from pipeline.tracking.checkpoint_models import remove_model, send_model
-from pipeline.tracking.journal import Entry
+from pipeline.tracking.entries import Entry
 
 LONGEST_VALUE = 5_000
 """Characters of a tag or parameter that every MLflow store takes."""
@@ -47,10 +47,7 @@ def send(target: Target, group: Sequence[Entry]) -> None:
     sender = _SENDERS.get(kind)
     if sender is None:
         raise Unsendable(f"entries of kind {kind!r} are not known here")
-    try:
-        sender(target, group[0])
-    except (KeyError, TypeError, ValueError, FileNotFoundError) as error:
-        raise Unsendable(f"{type(error).__name__}: {error}") from error
+    sender(target, group[0])
 
 
 def _send_metrics(target: Target, group: Sequence[Entry]) -> None:
@@ -60,8 +57,8 @@ def _send_metrics(target: Target, group: Sequence[Entry]) -> None:
             for entry in group
             for name, value in entry["values"].items()
         ]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise Unsendable(f"{type(error).__name__}: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise Unsendable(f"a metric that is no number: {error}") from error
     target.client.log_batch(target.run_id, metrics=metrics)
 
 
@@ -132,7 +129,8 @@ def _remove_model(target: Target, entry: Entry) -> None:
     remove_model(target.client, target.run_id, f"{target.run_key}/{entry['key']}")
 
 
-def _short(value: str) -> str:
+def _short(value: object) -> str:
+    value = str(value)
     return value if len(value) <= LONGEST_VALUE else value[: LONGEST_VALUE - 1] + "…"
 
 

@@ -115,6 +115,8 @@ def sync_run(run_dir: str | Path, uri: str | None = None) -> int:
         sent = delivery.deliver()
         if not _is_training(Path(run_dir)):
             sent += _complete(first, delivery)
+        if uri is not None:
+            identity.save(first.folder)
         for node in nodes:
             sent += Delivery(node, identity, creates=False).deliver()
     except (MlflowException, OSError) as error:
@@ -142,10 +144,7 @@ def _reason(run_dir: str | Path, identity: RunIdentity, error: Exception) -> str
     where = redact(identity.location.uri)
     first = redact(str(error)).splitlines()[0] if str(error) else type(error).__name__
     if isinstance(error, MlflowException) and error.error_code == "RESOURCE_DOES_NOT_EXIST":
-        return (
-            f"{run_dir}: {where} does not know its run {identity.run_id} any more ({first}); to"
-            f" record it anew, delete {Path(run_dir) / JOURNAL_FOLDER / IDENTITY_FILE}"
-        )
+        return f"{run_dir}: {where} has no run {identity.run_id}; is it the store it began in?"
     return f"{run_dir}: {where} did not take the record, which is kept: {first}"
 
 

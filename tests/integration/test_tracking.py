@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.errors import EXIT_INTERRUPTED, TrainingError
+from pipeline.errors import EXIT_INTERRUPTED, RegistryError, TrainingError
 from pipeline.tracking.config import StoreLocation
 from pipeline.tracking.delivery import open_client
 from pipeline.tracking.journal import Journal
@@ -191,6 +191,24 @@ def test_a_run_that_breaks_says_why(tmp_path: Path, error: TrainingError, status
     run = client.get_run(run_id)
     assert run.info.status == status
     assert run.data.tags["run.ended_by"] == str(error)
+
+
+def test_a_run_that_was_deleted_in_the_ui_refuses_nothing_and_can_come_back(
+    tmp_path: Path,
+) -> None:
+    config = run_config(tmp_path)
+    run_dir = record_run(config, range(1, 3))
+    client, run_id = client_and_run(run_dir)
+    client.delete_run(run_id)
+    assert not record_evaluation(run_dir, {"vqa/accuracy": 0.9}, step=2)
+    waiting = look_at(run_dir).waiting
+    assert waiting == 1
+    with pytest.raises(RegistryError, match=f"mlflow runs restore --run-id {run_id}"):
+        sync_run(run_dir)
+    assert (look_at(run_dir).waiting, look_at(run_dir).refused) == (waiting, 0)
+    client.restore_run(run_id)
+    assert sync_run(run_dir) == waiting
+    assert client.get_run(run_id).data.metrics["evaluation/vqa/accuracy"] == 0.9
 
 
 def test_a_process_that_is_killed_is_found_out_by_sync(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.tracking.journal import Entry, Journal
+from pipeline.tracking.entries import Entry
+from pipeline.tracking.journal import Journal
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -61,7 +62,16 @@ def test_a_damaged_position_delivers_again(
 
 
 @pytest.mark.parametrize(
-    "line", [b"\xff\xfe garbage", b"[1, 2]", b'{"n": 1}', b"{", b"", b'{"kind": "metrics", "n": 1}']
+    "line",
+    [
+        b"\xff\xfe garbage",
+        b"[1, 2]",
+        b'{"n": 1}',
+        b"{",
+        b"",
+        b'{"kind": "metrics", "n": 1}',
+        b'{"kind": "tags", "values": 7}',
+    ],
 )
 def test_a_damaged_line_is_told_apart_and_the_rest_is_read(tmp_path: Path, line: bytes) -> None:
     journal = Journal(tmp_path)
@@ -89,7 +99,7 @@ def test_a_full_journal_says_so_counts_and_keeps_what_matters(
     journal = Journal(tmp_path, limit_mb=0.01)
     taken = sum(journal.append(metrics(number)) for number in range(400))
     assert 100 < taken < 400
-    assert journal.append({"kind": "end", "n": -1})
+    assert journal.append({"kind": "end", "n": -1, "status": "FINISHED", "time_ms": 7})
     assert journal.lost == {"metrics": 400 - taken}
     assert numbers(journal) == [*range(taken), -1]
     assert caplog.text.count("is full") == 1

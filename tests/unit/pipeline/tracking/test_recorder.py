@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.tracking.journal import Entry, Journal
+from pipeline.tracking.entries import Entry
+from pipeline.tracking.journal import Journal
 from pipeline.tracking.recorder import Recorder
 
 
