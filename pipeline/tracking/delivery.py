@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from mlflow.entities import LifecycleStage
@@ -20,7 +21,7 @@ from pipeline.errors import RegistryError
 from pipeline.tracking.config import StoreLocation, sqlite_file
 from pipeline.tracking.entries import Entry
 from pipeline.tracking.identity import RunIdentity, read_identity
-from pipeline.tracking.journal import Journal
+from pipeline.tracking.journal import Journal, Place
 from pipeline.tracking.secrets import redact, require_whole
 from pipeline.tracking.sending import Target, Unsendable, send
 from pipeline.tracking.sweeps import find_parent
@@ -115,31 +116,29 @@ class Delivery:
         with self.journal.delivering() as alone:
             if not alone:
                 raise RegistryError(f"{self.journal.folder} is being delivered by another process")
-            sent = self._deliver()
+            sent = 0
+            for group, place in self._groups():
+                sent += self._send_group(group)
+                self.journal.mark_delivered(place)
         if sent:
             self.journal.forget_files()
         return sent
 
-    def _deliver(self) -> int:
-        sent = 0
-        group: list[Entry] = []
-        last = self.journal.delivered
+    def _groups(self) -> Iterator[tuple[list[Entry], Place]]:
+        """Pending entries as they are sent, with the place behind them."""
+        group, before = list[Entry](), self.journal.delivered
         for entry, place in self.journal.pending():
             # Metrics come in long runs; one call for many keeps up with any training speed.
             if group and (entry["kind"] != "metrics" or _width(group) >= METRICS_A_CALL):
-                sent += self._send_group(group)
-                self.journal.mark_delivered(last)
+                yield group, before
                 group = []
             group.append(entry)
-            last = place
+            before = place
             if entry["kind"] != "metrics":
-                sent += self._send_group(group)
-                self.journal.mark_delivered(last)
+                yield group, place
                 group = []
         if group:
-            sent += self._send_group(group)
-            self.journal.mark_delivered(last)
-        return sent
+            yield group, before
 
     def _send_group(self, group: list[Entry]) -> int:
         target = self._open()
@@ -202,6 +201,11 @@ class Delivery:
         if identity.parent is not None:
             tags["mlflow.parentRunId"] = find_parent(client, experiment, identity.parent)
         run = client.create_run(experiment, run_name=identity.run_name, tags=tags)
+        if not run.info.run_id:
+            # MLflow's client takes any JSON, or nothing at all, for an answer.
+            raise RegistryError(
+                f"{redact(identity.location.uri)} answers, but not as an MLflow server does"
+            )
         return str(run.info.run_id)
 
 

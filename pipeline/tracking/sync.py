@@ -119,7 +119,9 @@ def sync_run(run_dir: str | Path, uri: str | None = None) -> int:
             identity.save(first.folder)
         for node in nodes:
             sent += Delivery(node, identity, creates=False).deliver()
-    except (MlflowException, OSError) as error:
+    except RegistryError:
+        raise
+    except Exception as error:  # a store has many ways to fail, and all of them leave the journal
         raise RegistryError(_reason(run_dir, identity, error)) from error
     return sent
 

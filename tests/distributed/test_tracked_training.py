@@ -22,7 +22,7 @@ from tests.support.training_run import (
     write_recipe,
 )
 
-pytestmark = [pytest.mark.distributed, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

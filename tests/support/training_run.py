@@ -108,7 +108,7 @@ def ranks_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 def wait_for_step(run_dir: Path, step: int, process: subprocess.Popen[str]) -> None:
     """Waits until a run has reported a step."""
-    until = time.monotonic() + 90
+    until = time.monotonic() + 180
     metrics = run_dir / "metrics.jsonl"
     while time.monotonic() < until and process.poll() is None:
         if metrics.is_file() and any(
