@@ -15,7 +15,6 @@ from tests.support.tracked_run import client_and_run, steps_of
 from tests.support.training_run import (
     finish,
     ranks_of,
-    run,
     run_dir_of,
     start,
     wait_for_step,
@@ -44,7 +43,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory, data: Path, base: Path) ->
     for rank in ranks_of(process):
         rank.kill()
     finish(process)
-    status, said = run(recipe, "--resume")
+    status, said = finish(start(recipe, "--resume"), timeout_s=300)
     assert status == 0, said
     assert "not reached" not in said
     # The lines of a run are its steps; MLflow and its libraries say nothing between them.
