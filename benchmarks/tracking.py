@@ -52,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if unknown:
         sys.exit(f"no arm {unknown[0]!r}; there are: {OFF}, {HEALTHY}, {HANGING}")
     chosen = settings.arms or (OFF, HEALTHY, HANGING)
+    # Ended from outside, it ends its server too.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with work_folder(None, "tracking") as folder, contextlib.ExitStack() as stack:
         arms: dict[str, Build] = {}
         for name in chosen:
