@@ -67,6 +67,11 @@ COMMANDS: dict[str, Command] = {
         "tune a prompt on a frozen base (DeepSpeed)",
         "prefixworks train --config=train.yaml --optimizer.lr=3e-3",
     ),
+    "runs": Command(
+        "jobs.runs",
+        "list runs, and tell MLflow what it missed while it was down",
+        "prefixworks runs list",
+    ),
     "evaluate": Command(
         "jobs.evaluate",
         "score a run on held-out data, with pictures",

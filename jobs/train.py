@@ -14,8 +14,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Self
@@ -133,13 +133,20 @@ def launch(config: RunConfig, argv: Sequence[str]) -> int:
     return status
 
 
-def hooks_of(config: RunConfig) -> list[Hook]:
-    """Who is told about a run."""
-    if not config.tracking.enabled:
-        return []
-    from pipeline.tracking.mlflow import MlflowHook
+@contextmanager
+def recorded(config: RunConfig) -> Iterator[Sequence[Hook]]:
+    """Who is told about a run; the first rank of every machine tells of that machine too."""
+    from pipeline.training.world import environment_rank
 
-    return [MlflowHook()]
+    here = environment_rank()
+    if not config.tracking.enabled or (here is not None and here[2] != 0):
+        yield []
+        return
+    # Here, because MLflow takes seconds to import and the other ranks need not wait.
+    from pipeline.tracking.recording import recording
+
+    with recording(config) as hooks:
+        yield hooks
 
 
 def _split_resume(argv: Sequence[str]) -> tuple[list[str], Resume | None]:
@@ -173,9 +180,10 @@ def _rank(config: RunConfig, resume: Resume | None) -> int:
             follow_parent()
         from pipeline.training.trainer import train
 
-        result = train(config, hooks_of(config), resume=resume, stop=stop)
-        # The run is finished, whatever still comes.
-        ignore_stop_signals()
+        with recorded(config) as hooks:
+            result = train(config, hooks, resume=resume, stop=stop)
+            # The run is finished, whatever still comes.
+            ignore_stop_signals()
     if os.environ.get("RANK", "0") == "0":
         metrics = "".join(f", {name} {value:.4f}" for name, value in result.best_metrics.items())
         took = f"{result.final_step} steps in {result.seconds:.1f} s"

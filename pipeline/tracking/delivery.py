@@ -9,23 +9,26 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
-from collections.abc import Callable
-from pathlib import Path
+import re
+from collections.abc import Iterator
+from typing import Any
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from pipeline.tracking.config import StoreLocation, TrackingConfig, sqlite_file
-from pipeline.tracking.identity import RunIdentity
-from pipeline.tracking.journal import Entry, Journal
+from pipeline.errors import RegistryError
+from pipeline.tracking.config import StoreLocation, sqlite_file
+from pipeline.tracking.entries import Entry
+from pipeline.tracking.identity import RunIdentity, read_identity
+from pipeline.tracking.journal import Journal, Place
+from pipeline.tracking.secrets import redact, require_whole
+from pipeline.tracking.sending import Target, Unsendable, send
+from pipeline.tracking.sweeps import find_parent
 
 log = logging.getLogger(__name__)
 
 RUN_KEY_TAG = "prefixworks.run_key"
-LONGEST_VALUE = 5_000
-"""Characters of a tag or parameter that every MLflow store takes."""
 METRICS_A_CALL = 500
 """Metrics in one call; MLflow allows 1,000."""
 _NEVER_TAKEN = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
@@ -34,8 +37,13 @@ _NEVER_TAKEN = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
 def open_client(location: StoreLocation, request_timeout_s: int = 10) -> MlflowClient:
     """A client for a store, with patience bounded for stores that are reached over HTTP.
 
-    MLflow's defaults wait for minutes on a dead server; a limit that the user set stays.
+    MLflow's defaults wait for minutes on a dead server; a limit that the user set stays. Users and
+    passwords are those of MLflow's own variables, such as MLFLOW_TRACKING_USERNAME.
+
+    Raises:
+        RegistryError: the location's password was hidden and is not known here.
     """
+    require_whole(location.uri)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(request_timeout_s))
@@ -56,7 +64,10 @@ def find_experiment(client: MlflowClient, name: str, location: StoreLocation) ->
     found = client.get_experiment_by_name(name)
     if found is not None:
         return str(found.experiment_id)
-    place = None if location.artifact_root is None else f"{location.artifact_root}/{name}"
+    place = None
+    if location.artifact_root is not None:
+        # A place of its own for each experiment, whatever its name holds.
+        place = f"{location.artifact_root}/{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}"
     try:
         return str(client.create_experiment(name, artifact_location=place))
     except MlflowException as error:
@@ -71,12 +82,26 @@ class Delivery:
     """Sends the pending entries of one journal to the MLflow run that belongs to it."""
 
     def __init__(
-        self, journal: Journal, identity: RunIdentity, request_timeout_s: int = 10
+        self,
+        journal: Journal,
+        identity: RunIdentity,
+        request_timeout_s: int = 10,
+        *,
+        creates: bool = True,
     ) -> None:
+        """Prepares to deliver.
+
+        Args:
+            journal: What to deliver.
+            identity: The run that it belongs to.
+            request_timeout_s: Longest wait for one answer.
+            creates: Make the MLflow run where it is missing. Only one journal of a run may do so.
+        """
         self.journal = journal
         self.identity = identity
         self._request_timeout_s = request_timeout_s
-        self._client: MlflowClient | None = None
+        self._creates = creates
+        self._target: Target | None = None
 
     def deliver(self) -> int:
         """Sends everything that is pending.
@@ -85,50 +110,84 @@ class Delivery:
             The number of entries that were sent or finally refused.
 
         Raises:
+            RegistryError: another process is delivering this journal.
             Exception: whatever MLflow raised; the entries not yet sent stay pending.
         """
-        sent = 0
-        group: list[Entry] = []
-        last = self.journal.delivered
-        for entry, position in self.journal.pending():
-            # Metrics come in long runs; one call for many keeps up with any training speed.
-            if group and (entry["kind"] != "metrics" or _width(group) >= METRICS_A_CALL):
-                sent += self._send_group(group, last)
-                group = []
-            group.append(entry)
-            last = position
-            if entry["kind"] != "metrics":
-                sent += self._send_group(group, last)
-                group = []
-        if group:
-            sent += self._send_group(group, last)
+        with self.journal.delivering() as alone:
+            if not alone:
+                raise RegistryError(f"{self.journal.folder} is being delivered by another process")
+            sent = 0
+            for group, place in self._groups():
+                sent += self._send_group(group)
+                self.journal.mark_delivered(place)
+        if sent:
+            self.journal.forget_files()
         return sent
 
-    def _send_group(self, group: list[Entry], position: int) -> int:
-        client, run_id = self._open()
+    def _groups(self) -> Iterator[tuple[list[Entry], Place]]:
+        """Pending entries as they are sent, with the place behind them."""
+        group, before = list[Entry](), self.journal.delivered
+        for entry, place in self.journal.pending():
+            # Metrics come in long runs; one call for many keeps up with any training speed.
+            if group and (entry["kind"] != "metrics" or _width(group) >= METRICS_A_CALL):
+                yield group, before
+                group = []
+            group.append(entry)
+            before = place
+            if entry["kind"] != "metrics":
+                yield group, place
+                group = []
+        if group:
+            yield group, before
+
+    def _send_group(self, group: list[Entry]) -> int:
+        target = self._open()
         try:
-            _send(client, run_id, group, self.journal.run_dir)
-        except MlflowException as error:
-            if error.error_code not in _NEVER_TAKEN:
+            send(target, group)
+        except (Unsendable, MlflowException) as error:
+            if isinstance(error, MlflowException) and error.error_code not in _NEVER_TAKEN:
                 raise
-            self._refuse(group, str(error))
-        except FileNotFoundError as error:
-            self._refuse(group, str(error))
-        self.journal.mark_delivered(position)
+            _check_active(target)
+            parts = _parts(group)
+            if len(parts) > 1:
+                # One bad value must not take its neighbours along.
+                for part in parts:
+                    self._send_group([part])
+            else:
+                self._refuse(group[0], str(error))
         return len(group)
 
-    def _refuse(self, group: list[Entry], reason: str) -> None:
-        log.warning("MLflow refused part of the run's record: %s", reason.splitlines()[0])
-        for entry in group:
-            self.journal.refuse(entry, reason)
+    def _refuse(self, entry: Entry, reason: str) -> None:
+        self.journal.refuse(entry, reason)
+        first = redact(reason).splitlines()[0] if reason else "no reason given"
+        log.warning(
+            "MLflow refused part of the run's record, kept in %s: %s",
+            self.journal.folder / "refused.jsonl",
+            first,
+        )
 
-    def _open(self) -> tuple[MlflowClient, str]:
-        if self._client is None:
-            self._client = open_client(self.identity.location, self._request_timeout_s)
-        if self.identity.run_id is None:
-            self.identity.remember(self.journal.folder, self._find_or_create(self._client))
-        assert self.identity.run_id is not None
-        return self._client, self.identity.run_id
+    def _open(self) -> Target:
+        if self._target is None:
+            client = open_client(self.identity.location, self._request_timeout_s)
+            if self.identity.run_id is None:
+                self._introduce(client)
+            assert self.identity.run_id is not None
+            self._target = Target(
+                client=client,
+                run_id=self.identity.run_id,
+                run_key=self.identity.key,
+                run_dir=self.journal.run_dir,
+            )
+        return self._target
+
+    def _introduce(self, client: MlflowClient) -> None:
+        if self._creates:
+            self.identity.remember(self.journal.folder, self._find_or_create(client))
+            return
+        known = read_identity(self.journal.run_dir)
+        if known is None or known.run_id is None:
+            raise RegistryError("MLflow does not know the run yet")
+        self.identity.run_id = known.run_id
 
     def _find_or_create(self, client: MlflowClient) -> str:
         identity = self.identity
@@ -139,142 +198,35 @@ class Delivery:
         if known:
             return str(known[0].info.run_id)
         tags = {RUN_KEY_TAG: identity.key}
+        if identity.parent is not None:
+            tags["mlflow.parentRunId"] = find_parent(client, experiment, identity.parent)
         run = client.create_run(experiment, run_name=identity.run_name, tags=tags)
+        if not run.info.run_id:
+            # MLflow's client takes any JSON, or nothing at all, for an answer.
+            raise RegistryError(
+                f"{redact(identity.location.uri)} answers, but not as an MLflow server does"
+            )
         return str(run.info.run_id)
 
 
+def _check_active(target: Target) -> None:
+    """Tells a deleted run, which takes nothing, from an entry that is never taken."""
+    if target.client.get_run(target.run_id).info.lifecycle_stage == LifecycleStage.DELETED:
+        raise RegistryError(
+            f"the MLflow run {target.run_id} was deleted; `mlflow runs restore --run-id"
+            f" {target.run_id}` brings it back"
+        )
+
+
+def _parts(group: list[Entry]) -> list[Entry]:
+    """The entries of a group, or the single values of an entry that has several."""
+    if len(group) > 1:
+        return group
+    values: Any = group[0].get("values")
+    if not isinstance(values, dict) or len(values) < 2:
+        return group
+    return [{**group[0], "values": {name: value}} for name, value in values.items()]
+
+
 def _width(group: list[Entry]) -> int:
-    return sum(len(entry["values"]) for entry in group)
-
-
-def _send(client: MlflowClient, run_id: str, group: list[Entry], run_dir: Path) -> None:
-    entry = group[0]
-    senders: dict[str, Callable[[], None]] = {
-        "begin": lambda: client.update_run(run_id, status="RUNNING"),
-        "metrics": lambda: _send_metrics(client, run_id, group),
-        "params": lambda: _send_params(client, run_id, entry["values"]),
-        "tags": lambda: _send_tags(client, run_id, entry["values"]),
-        "input": lambda: _send_input(client, run_id, entry),
-        "artifact": lambda: _send_artifact(client, run_id, entry, run_dir),
-        "end": lambda: client.set_terminated(run_id, entry["status"], entry["time_ms"]),
-    }
-    senders[entry["kind"]]()
-
-
-def _send_metrics(client: MlflowClient, run_id: str, group: list[Entry]) -> None:
-    metrics = [
-        Metric(name, float(value), entry["time_ms"], entry["step"])
-        for entry in group
-        for name, value in entry["values"].items()
-    ]
-    client.log_batch(run_id, metrics=metrics)
-
-
-def _send_params(client: MlflowClient, run_id: str, values: dict[str, str]) -> None:
-    # MLflow keeps the first value of a parameter; what a resumed run changed is told in a tag.
-    known = client.get_run(run_id).data.params
-    fresh = [Param(name, value) for name, value in values.items() if name not in known]
-    for start in range(0, len(fresh), 100):
-        client.log_batch(run_id, params=fresh[start : start + 100])
-    changed = {n: v for n, v in values.items() if n in known and known[n] != v}
-    if changed:
-        _send_tags(client, run_id, {"config.changed_on_resume": str(changed)})
-
-
-def _send_tags(client: MlflowClient, run_id: str, values: dict[str, str]) -> None:
-    tags = [RunTag(name, value[:LONGEST_VALUE]) for name, value in values.items()]
-    client.log_batch(run_id, tags=tags)
-
-
-def _send_input(client: MlflowClient, run_id: str, entry: Entry) -> None:
-    # MLflow keeps 36 characters of a digest; the whole one is in the profile.
-    digest = entry["digest"].removeprefix("sha256:")[:36]
-    name, context = entry["name"], entry["context"]
-    # MLflow ties a data set to a run once, so its second role needs a name of its own.
-    if _has_other_role(client, run_id, name, digest, context):
-        name = f"{name} ({context})"
-    dataset = Dataset(
-        name=name,
-        digest=digest,
-        source_type="prefixworks",
-        source=entry["source"],
-        profile=entry["profile"],
-    )
-    tag = InputTag("mlflow.data.context", context)
-    client.log_inputs(run_id, datasets=[DatasetInput(dataset, [tag])])
-
-
-def _has_other_role(
-    client: MlflowClient, run_id: str, name: str, digest: str, context: str
-) -> bool:
-    inputs = client.get_run(run_id).inputs
-    for known in inputs.dataset_inputs if inputs else ():
-        if (known.dataset.name, known.dataset.digest) == (name, digest):
-            return all(tag.value != context for tag in known.tags)
-    return False
-
-
-def _send_artifact(client: MlflowClient, run_id: str, entry: Entry, run_dir: Path) -> None:
-    path = run_dir / entry["path"]
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} was to be recorded and is gone")
-    client.log_artifact(run_id, str(path), entry["to"])
-
-
-class Courier:
-    """A thread that delivers a journal while training goes on."""
-
-    def __init__(self, delivery: Delivery, config: TrackingConfig) -> None:
-        self._delivery = delivery
-        self._config = config
-        self._wake = threading.Event()
-        self._closing = threading.Event()
-        self._warned = False
-        self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
-        self._thread.start()
-
-    def notify(self) -> None:
-        """Tells the thread that there is something to deliver; returns at once."""
-        self._wake.set()
-
-    def close(self) -> bool:
-        """Waits, for a bounded time, until the journal is delivered.
-
-        Returns:
-            Whether everything was delivered.
-        """
-        self._closing.set()
-        self._wake.set()
-        self._thread.join(self._config.close_timeout_s)
-        left = sum(1 for _ in self._delivery.journal.pending())
-        if left:
-            log.warning(
-                "%d entries did not reach %s; they are kept: prefixworks registry sync %s",
-                left,
-                self._delivery.identity.location.uri,
-                self._delivery.journal.run_dir,
-            )
-        return left == 0
-
-    def _work(self) -> None:
-        while True:
-            self._wake.wait()
-            self._wake.clear()
-            closing = self._closing.is_set()
-            delivered = self._try()
-            if closing:
-                return
-            if not delivered:
-                self._closing.wait(self._config.retry_s)
-                self._wake.set()
-
-    def _try(self) -> bool:
-        try:
-            self._delivery.deliver()
-        except Exception as error:  # the thread's boundary: training must not notice
-            if not self._warned:
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                log.warning("MLflow is not reached, training goes on: %s", reason)
-            self._warned = True
-            return False
-        return True
+    return sum(len(entry.get("values", ())) for entry in group)

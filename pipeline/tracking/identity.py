@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import RegistryError
-from pipeline.tracking.config import StoreLocation
+from pipeline.tracking.config import URI_VARIABLE, StoreLocation
 from pipeline.tracking.journal import JOURNAL_FOLDER, write_json
+from pipeline.tracking.secrets import redact_all, restore
 
 IDENTITY_FILE = "run.json"
 
@@ -25,6 +27,8 @@ class RunIdentity:
     experiment: str
     location: StoreLocation
     run_id: str | None = None
+    parent: str | None = None
+    """Id of the parent run, or the name of the sweep whose parent is found or made."""
 
     def remember(self, folder: Path, run_id: str) -> None:
         """Keeps the run id in the run folder's tracking folder."""
@@ -32,19 +36,30 @@ class RunIdentity:
         self.save(folder)
 
     def save(self, folder: Path) -> None:
-        """Writes the identity into the run folder's tracking folder."""
-        write_json(folder / IDENTITY_FILE, dataclasses.asdict(self))
+        """Writes the identity into the run folder's tracking folder, passwords hidden."""
+        write_json(folder / IDENTITY_FILE, redact_all(dataclasses.asdict(self)))
 
 
-def new_identity(run_name: str, experiment: str, location: StoreLocation) -> RunIdentity:
+def new_identity(
+    run_name: str, experiment: str, location: StoreLocation, parent: str | None = None
+) -> RunIdentity:
     """An identity for a run that MLflow does not know yet."""
     return RunIdentity(
-        key=uuid.uuid4().hex, run_name=run_name, experiment=experiment, location=location
+        key=uuid.uuid4().hex,
+        run_name=run_name,
+        experiment=experiment,
+        location=location,
+        parent=parent,
     )
 
 
-def read_identity(run_dir: str | Path) -> RunIdentity | None:
+def read_identity(run_dir: str | Path, *whole: str) -> RunIdentity | None:
     """The identity kept in a run folder, or None when the run was never tracked.
+
+    Args:
+        run_dir: Folder of the run.
+        whole: Addresses with passwords, from which one that was hidden is put back; that of the
+            environment counts too.
 
     Raises:
         RegistryError: the file is there and cannot be read.
@@ -54,6 +69,8 @@ def read_identity(run_dir: str | Path) -> RunIdentity | None:
         return None
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return RunIdentity(**{**values, "location": StoreLocation(**values["location"])})
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        location = values["location"]
+        location["uri"] = restore(location["uri"], *whole, os.environ.get(URI_VARIABLE))
+        return RunIdentity(**{**values, "location": StoreLocation(**location)})
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise RegistryError(f"{path} cannot be read: {error}") from error

@@ -1,17 +1,21 @@
-"""Where a run comes from: code version, library versions, data sets, flattened configuration."""
+"""Where a run comes from: code and library versions, hardware, data sets, flattened settings."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
+import torch
+
 from data_prep.manifest import read_manifest
-from pipeline.tracking.journal import Entry
+from pipeline.tracking.entries import Entry
 
 LIBRARIES = ("deepspeed", "mlflow", "numpy", "pillow", "safetensors", "tokenizers", "torch")
 """Libraries whose version can change a result."""
@@ -59,6 +63,49 @@ def library_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def hardware() -> dict[str, str]:
+    """What this machine is, as short texts: processor, cores, memory, accelerators."""
+    found = {
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "cpu": _processor(),
+        "cpu_cores": str(len(os.sched_getaffinity(0))),
+        "memory_gb": f"{psutil.virtual_memory().total / 1e9:.1f}",
+        "gpus": str(torch.cuda.device_count()),
+    }
+    if torch.cuda.is_available():
+        device = torch.cuda.get_device_properties(0)
+        found["gpu"] = f"{device.name}, {device.total_memory / 1e9:.0f} GB"
+        found["cuda"] = str(torch.version.cuda)
+    return found
+
+
+def environment() -> dict[str, Any]:
+    """Everything that is installed and the hardware, for a file beside the run."""
+    packages = {
+        each.metadata["Name"]: each.version
+        for each in importlib.metadata.distributions()
+        if each.metadata["Name"]
+    }
+    return {
+        "python": platform.python_version(),
+        "packages": dict(sorted(packages.items(), key=lambda item: item[0].lower())),
+        "hardware": hardware(),
+        "ranks": os.environ.get("WORLD_SIZE", "1"),
+        "code": git_state(),
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass  # not Linux: Python's own name of it has to do
+    return platform.processor() or platform.machine()
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline.config import RunConfig, save
 from pipeline.errors import ConfigError, TrainingError
+from pipeline.tracking.secrets import without_passwords
 from pipeline.training.checkpoint import CHECKPOINTS, LATEST
 from pipeline.training.checkpoint_folder import checkpoints_in
 from pipeline.training.resume import Resume, check_settings
@@ -61,5 +62,5 @@ def locked(config: RunConfig) -> Iterator[Path]:
         except OSError as error:
             raise TrainingError(f"another process is training in {folder}") from error
         (folder / INTERRUPTED).unlink(missing_ok=True)
-        save(config, folder / CONFIG)
+        save(without_passwords(config), folder / CONFIG)
         yield folder

@@ -14,9 +14,11 @@ from dataclasses import replace
 import torch
 
 from model.checkpoint import fingerprint
+from model.tuning import TunedModel
 from pipeline.config import RunConfig
 from pipeline.config_tree import plain
 from pipeline.errors import EXIT_INTERRUPTED, TrainingError
+from pipeline.tracking.secrets import without_passwords
 from pipeline.training.backend import placement_of, start_engine
 from pipeline.training.checkpoint import Best, RunState
 from pipeline.training.checkpoint_folder import CheckpointFolder
@@ -123,7 +125,7 @@ class _Run:
             zero_stage=config.engine.zero_stage,
             global_batch=self.loader.global_batch,
             seconds=0.0,
-            config=plain(config),
+            config=plain(without_passwords(config)),
         )
         self.engine = start_engine(model, config, world, lambda: build_model(config))
         self.statistics = batch_statistics(model.base)
@@ -260,9 +262,12 @@ class _Run:
         self.reporter.log(step, self.window.close(), more, samples_left)
 
     def _validate(self, validator: Validator) -> None:
-        metrics = self.engine.measure(
-            lambda model: validator.measure(model, self.watchdog.progressed)
-        )
+        def look(model: TunedModel) -> dict[str, float]:
+            measured = validator.measure(model, self.watchdog.progressed)
+            validator.draw(model, self.state.step)
+            return measured
+
+        metrics = self.engine.measure(look)
         judged = self.selection.judged(self.state, metrics)
         better = self.selection.improved(self.state, judged)
         if better:

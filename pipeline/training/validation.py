@@ -17,6 +17,7 @@ from pipeline.evaluation.report import PredictionRow
 from pipeline.training.data import Collator, ShardReader
 from pipeline.training.objective import Objective
 from pipeline.training.prompt_losses import parts_of
+from pipeline.training.validation_pictures import ValidationPictures
 from pipeline.training.world import World
 
 SampleT = TypeVar("SampleT")
@@ -68,6 +69,16 @@ class Validator:
             )
             for reader in readers
         ]
+        self._pictures = ValidationPictures(
+            readers, self._chosen, tokenizer, config, image_size, world, self._only_answers
+        )
+
+    def draw(self, model: TunedModel, step: int) -> None:
+        """Draws the model's answers to a few samples, the same ones each time; every rank calls."""
+        was_training = model.training
+        model.eval()
+        self._pictures.draw(model, step)
+        model.train(was_training)
 
     def measure(
         self, model: TunedModel, after_batch: Callable[[], None] = lambda: None

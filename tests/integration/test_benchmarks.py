@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,7 @@ pytestmark = pytest.mark.integration
     [
         ("train_step.py", ["prefix", "finetune", "plain", "prefix without share_bias"]),
         ("generate.py", ["encoder pass", "greedy step", "beam-5 search"]),
+        ("tracking.py", ["off", "hanging server"]),
     ],
 )
 def test_a_benchmark_prints_a_table_and_writes_rows(
@@ -69,7 +71,7 @@ def test_a_benchmark_prints_a_table_and_writes_rows(
         assert row["flops"] > 0
         assert 0 < row["ceiling_share"] < 1.5
         assert row["peak_mib"] > row["peak_above_weights_mib"] >= 0
-    assert "times" in done.stdout.splitlines()[-1]
+    assert re.search(r"times|of a step", done.stdout.splitlines()[-1])
 
 
 def test_the_overhead_of_the_loop_is_measured(tmp_path: Path) -> None:
