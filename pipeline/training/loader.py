@@ -192,6 +192,14 @@ class Loader:
         """Samples of a step over all ranks."""
         return self._batch_size * self._accumulation * self._ranks
 
+    def first(self, samples: int) -> Batch:
+        """The first samples of the run as one batch, the same on every rank.
+
+        Raises:
+            DataError: a sample cannot be read.
+        """
+        return self._make(self._order.share(0, samples, 0, 1))
+
     def __enter__(self) -> Self:
         return self
 

@@ -19,12 +19,13 @@ from pipeline.config_tree import plain
 from pipeline.errors import EXIT_INTERRUPTED, TrainingError
 from pipeline.training.backend import placement_of, start_engine
 from pipeline.training.checkpoint import Best, RunState
-from pipeline.training.checkpoint_folder import CheckpointFolder
+from pipeline.training.checkpoint_folder import CheckpointFolder, checkpoints_in
 from pipeline.training.cut_texts import CutReport
 from pipeline.training.data import Batch
 from pipeline.training.flops import StepFlops, peak_flops
 from pipeline.training.hooks import Hook
 from pipeline.training.improved import write_improved
+from pipeline.training.initial import set_initial_values
 from pipeline.training.inputs import open_inputs
 from pipeline.training.objective import objective_of
 from pipeline.training.peers import Peers, telling_fates
@@ -125,6 +126,8 @@ class _Run:
             seconds=0.0,
             config=plain(config),
         )
+        if not checkpoints_in(self.checkpoints.folder):
+            set_initial_values(model, config, self.loader, base_fingerprint)
         self.engine = start_engine(model, config, world, lambda: build_model(config))
         self.statistics = batch_statistics(model.base)
         self.buffers = moved_buffers(model)
