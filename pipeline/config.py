@@ -97,6 +97,11 @@ class RunConfig:
                 f"engine.processes = {self.engine.processes}: must divide data.streams ="
                 f" {self.data.streams}, so that every rank reads whole streams"
             )
+        if self.data.features and self.tuning.method == "finetune":
+            raise ConfigError(
+                f"data.features = {self.data.features}: needs a frozen image trunk, and"
+                " tuning.method = finetune trains it"
+            )
         if self.tuning.prefix.per_task:
             self._check_prompts()
 

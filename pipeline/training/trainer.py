@@ -17,6 +17,7 @@ from model.checkpoint import fingerprint
 from pipeline.config import RunConfig
 from pipeline.config_tree import plain
 from pipeline.errors import EXIT_INTERRUPTED, TrainingError
+from pipeline.features.opening import frozen_trunk
 from pipeline.training.backend import placement_of, start_engine
 from pipeline.training.checkpoint import Best, RunState
 from pipeline.training.checkpoint_folder import CheckpointFolder, checkpoints_in
@@ -107,7 +108,8 @@ class _Run:
         self.started = time.perf_counter()
         self.placement = placement_of(config)
         model = self.model = build_model(config, self.placement.settle)
-        inputs = open_inputs(config, model.base.config, world, stack)
+        trunk = frozen_trunk(config, model, self.placement.whole)
+        inputs = open_inputs(config, model.base.config, world, stack, trunk)
         self.loader, self.validator = inputs.loader, inputs.validator
         self.epoch_length = inputs.epoch_length
         self.checkpoints = stack.enter_context(
