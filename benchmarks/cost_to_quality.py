@@ -17,6 +17,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -50,6 +51,7 @@ ARMS: dict[str, tuple[str, ...]] = {
 }
 """What each arm says differently on the command line."""
 _SHARE = 0.95
+_ONE_DONOR = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +101,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(f"no arm {unknown[0]!r}; there are: {', '.join(ARMS)}")
     _prepare(settings)
     wanted = [(arm, seed) for seed in seeds for arm in arms]
-    if any("{donor}" in word for arm in arms for word in ARMS[arm]):
-        _run(settings, DONOR, min(seeds))
     with ThreadPoolExecutor(parallel) as pool:
         for _ in pool.map(lambda each: _run(settings, *each), wanted):
             _report(settings, wanted, file)
@@ -117,10 +117,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--base", default="ofa-micro", help="name or folder of the base")
     for flag, default, said in (
         ("scenes", 2000, "scenes of training data"),
-        ("steps", 120, "optimizer steps of a run"),
+        ("steps", 100, "optimizer steps of a run"),
         ("batch", 32, "samples of a step"),
         ("every", 10, "steps between validations"),
-        ("samples", 192, "held-out samples of a validation"),
+        ("samples", 128, "held-out samples of a validation"),
         ("parallel", 1, "runs at a time, each with one thread"),
     ):
         parser.add_argument(f"--{flag}", type=int, default=default, help=said)
@@ -146,6 +146,9 @@ def _prepare(settings: Settings) -> None:
 
 def _run(settings: Settings, arm: str, seed: int) -> None:
     """Trains an arm to its end, where that was not done before."""
+    if any("{donor}" in word for word in ARMS.get(arm, ())):
+        with _ONE_DONOR:
+            _run(settings, DONOR, 0)
     name = f"{arm.replace(' ', '-')}-{seed}".replace(",", "").replace("'", "")
     curve = _curve(settings, arm, seed)
     if curve.is_file():
