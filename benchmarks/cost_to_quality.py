@@ -180,7 +180,11 @@ def _donor(settings: Settings) -> Path:
 
 
 def _sizes(settings: Settings, task: str) -> list[str]:
+    prepared = settings.prepared.absolute()
     return [
+        # Whole paths: the donor's export reads their manifests from elsewhere.
+        f"--data.train=[{prepared / 'downstream_train'}]",
+        f"--data.validation=[{prepared / 'downstream_val'}]",
         f"--base.path={settings.base}",
         f"--training.max_steps={settings.steps}",
         f"--training.batch_size_per_rank={settings.batch}",

@@ -61,7 +61,7 @@ def batches(data: Path, base: Path, features: Path | None) -> list[Batch]:
     with ShardReader(data) as reader:
         stored = None if features is None else [FeatureFiles(features)]
         collate = Collator(tokenizer, config, config.image_size)
-        assemble = Assembler([reader.files], collate, 0, stored)
+        assemble = Assembler([reader.files], collate, 0, features=stored)
         places = [PlacedSample(at, 0, reader.index.address(at)) for at in range(len(reader))]
         return [assemble(places[at : at + BATCH]) for at in range(0, len(places) - BATCH, BATCH)]
 
@@ -250,6 +250,15 @@ def test_features_of_another_trunk_or_other_data_are_refused(
         opened(config, [digest])
 
 
-def test_features_need_a_method_that_leaves_the_trunk_alone(base: Path, data: Path) -> None:
-    with pytest.raises(ConfigError, match=r"tuning.method = finetune trains it"):
-        config_of(base, data, "[there]", ("tuning.method", "finetune"))
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("tuning.method", "finetune"), "tuning.method = finetune trains it"),
+        (("data.augmentation.grounding.zoom", "[1.0, 1.5]"), "leave augmentation out"),
+    ],
+)
+def test_features_need_a_frozen_trunk_and_images_as_they_are(
+    base: Path, data: Path, more: tuple[str, str], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        config_of(base, data, "[there]", more)
