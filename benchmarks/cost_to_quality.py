@@ -44,6 +44,8 @@ ARMS: dict[str, tuple[str, ...]] = {
     "activations": (_ACTIVATIONS,),
     "twice the rate": ("--optimizer.lr=0.2",),
     "activations, twice the rate": (_ACTIVATIONS, "--optimizer.lr=0.2"),
+    "four times the rate": ("--optimizer.lr=0.4",),
+    "activations, four times the rate": (_ACTIVATIONS, "--optimizer.lr=0.4"),
     "other task's prompt": ("--initial.values=prompt", "--initial.prompt={donor}"),
     "projection": ("--tuning.prefix.projection_dim=192", "--optimizer.lr=0.01"),
     "lower layers faster": ("--tuning.prefix.layer_lr_decay=1.5",),
