@@ -108,6 +108,7 @@ def test_a_prompt_of_another_base_is_refused_by_name(
         ([ACTIVATIONS, ("initial.samples", "0")], "samples must be at least 1"),
         ([ACTIVATIONS, ("tuning.method", "adapter")], "needs tuning.method = prefix or adapter_pr"),
         ([ACTIVATIONS, ("tuning.prefix.projection_dim", "8")], "projection_dim = null, not 8"),
+        ([ACTIVATIONS, ("engine.zero_stage", "3")], "needs engine.zero_stage below 3"),
         (
             [ACTIVATIONS, ("tuning.prefix.per_task", "true"), ("data.tasks", "[vqa]")],
             "tuning.prefix.per_task = false",
