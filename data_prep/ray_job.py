@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any, TypeVar
 
 # Before ray is imported: it reads these once.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -38,6 +39,7 @@ _CAPACITY_S = 10.0
 _KNOCK_S = 10.0
 """Seconds in which the head of a cluster has to take a connection."""
 
+ResultT = TypeVar("ResultT")
 Capacity = Callable[[], int]
 """Number of shards that may be handed out at once, now."""
 
@@ -138,23 +140,45 @@ def build_shards(
         DataError: The output cannot be written, a store cannot be reached, or the workers of a
             shard died too often.
     """
-    # SPREAD: a node that goes takes few shards with it, and none is bound to the node it began on.
-    build = ray.remote(num_cpus=1, max_retries=TRIES - 1, scheduling_strategy="SPREAD")(_build)
     folder, versions = staging.absolute(), _versions()
-    waiting = iter(tasks)
-    running: dict[ray.ObjectRef[BuiltShard], int] = {}
+    calls = ((task.number, (task, folder, only_if_recovered, versions)) for task in tasks)
+    run_tasks(_build, calls, capacity, on_shard)
+
+
+def run_tasks(
+    work: Callable[..., ResultT],
+    calls: Iterable[tuple[int, tuple[Any, ...]]],
+    capacity: Capacity,
+    on_result: Callable[[ResultT], None],
+) -> None:
+    """Runs a function for each shard on the connected cluster.
+
+    Args:
+        work: Runs in a worker with one CPU, possibly more than once for a shard.
+        calls: Number of a shard and the arguments; the next is asked for when a worker is about to
+            be free.
+        capacity: Says how many shards may be handed out at once.
+        on_result: Called with each result, in the order of finishing.
+
+    Raises:
+        DataError: The function raised it, or the workers of a shard died too often.
+    """
+    # SPREAD: a node that goes takes few shards with it, and none is bound to the node it began on.
+    remote = ray.remote(num_cpus=1, max_retries=TRIES - 1, scheduling_strategy="SPREAD")(work)
+    waiting = iter(calls)
+    running: dict[ray.ObjectRef[ResultT], int] = {}
     try:
         while True:
             while len(running) < capacity():
-                task = next(waiting, None)
-                if task is None:
+                call = next(waiting, None)
+                if call is None:
                     break
-                started = build.remote(task, folder, only_if_recovered, versions)
-                running[started] = task.number
+                number, arguments = call
+                running[remote.remote(*arguments)] = number
             if not running:
                 return
             done, _ = ray.wait(list(running), num_returns=1)
-            on_shard(_result(done[0], running.pop(done[0])))
+            on_result(_result(done[0], running.pop(done[0])))
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
@@ -196,7 +220,7 @@ def _listed(versions: dict[str, str | None]) -> str:
     return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
-def _result(reference: "ray.ObjectRef[BuiltShard]", number: int) -> BuiltShard:
+def _result(reference: "ray.ObjectRef[ResultT]", number: int) -> ResultT:
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:

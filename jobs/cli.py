@@ -52,6 +52,11 @@ COMMANDS: dict[str, Command] = {
         "check sources before preparing; verify and inspect prepared datasets",
         "prefixworks data verify data/prepared/train",
     ),
+    "features": Command(
+        "jobs.features",
+        "what a frozen image trunk makes of a data set's images, computed once (Ray)",
+        "prefixworks features --dataset=data/prepared/train --base=ofa-micro",
+    ),
     "new-base": Command(
         "jobs.new_base",
         "write a tokenizer and an architecture, for pretraining from nothing",

@@ -17,6 +17,7 @@ from pipeline.evaluation.config import EvaluationConfig
 from pipeline.tracking.config import DEFAULT_OUTPUT_DIR, TrackingConfig
 from pipeline.training.config import EngineConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
 from pipeline.training.data_config import DataConfig
+from pipeline.training.initial_config import InitialConfig
 
 __all__ = ["BaseConfig", "RunConfig", "load", "parse", "save", "to_yaml"]
 
@@ -45,6 +46,8 @@ class RunConfig:
     """The base model."""
     tuning: TuningConfig = field(default_factory=TuningConfig)
     """What is trained."""
+    initial: InitialConfig = field(default_factory=InitialConfig)
+    """The values that it starts from."""
     data: DataConfig = field(default_factory=DataConfig)
     """Prepared data sets and how they are read."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -72,6 +75,7 @@ class RunConfig:
                 "base.random_init = True: needs tuning.method = finetune, not"
                 f" {self.tuning.method}: a base of random weights has to learn as a whole"
             )
+        self.initial.check(self.tuning, self.engine.zero_stage)
         if self.training.best_metric is not None and not self.data.validation:
             raise ConfigError(
                 f"training.best_metric = {self.training.best_metric!r}: needs a data set to measure"
@@ -92,6 +96,11 @@ class RunConfig:
             raise ConfigError(
                 f"engine.processes = {self.engine.processes}: must divide data.streams ="
                 f" {self.data.streams}, so that every rank reads whole streams"
+            )
+        if self.data.features and self.tuning.method == "finetune":
+            raise ConfigError(
+                f"data.features = {self.data.features}: needs a frozen image trunk, and"
+                " tuning.method = finetune trains it"
             )
         if self.tuning.prefix.per_task:
             self._check_prompts()

@@ -143,8 +143,12 @@ class Encoder(nn.Module):
     def image_features(
         self, images_BCHW: Tensor, trunk: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, tuple[int, int]]:
-        """Return a trunk's features `[B, P, channels]` and the feature map's rows and columns."""
-        features_BCHW = trunk(images_BCHW)
+        """Return a trunk's features `[B, P, channels]` and the feature map's rows and columns.
+
+        Images of as many channels as features have are features, computed before.
+        """
+        computed = images_BCHW.shape[1] == self.config.image_channels
+        features_BCHW = images_BCHW if computed else trunk(images_BCHW)
         rows, columns = features_BCHW.shape[-2:]
         return features_BCHW.flatten(2).transpose(1, 2), (rows, columns)
 

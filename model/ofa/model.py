@@ -112,7 +112,8 @@ class OFA(nn.Module):
 
         Args:
             source_ids_BS: int64, `<s>` first, `</s>` last, right-padded.
-            images_BCHW: scaled to -1..1; None for text alone.
+            images_BCHW: scaled to -1..1, or the image trunk's features of them; None for text
+                alone.
             image_present_B: False for samples of the batch that have no image.
             prompts: put in front of keys and values, and adapters, layer by layer.
             keep_layer_inputs: also return the input of each layer.

@@ -27,6 +27,9 @@ class PrefixConfig:
     own rows as if it were trained alone, and has a best checkpoint and an artifact of its own."""
     task_lengths: dict[str, int] | None = None
     """With per_task: prompt entries a layer of some tasks; the others have `length`."""
+    layer_lr_decay: float = 1.0
+    """Factor on the learning rate from each layer to the one below it, in each stack; the highest
+    prompts learn at the full rate. Above 1 the lowest layers learn fastest."""
 
     def __post_init__(self) -> None:
         if self.length < 1:
@@ -42,6 +45,13 @@ class PrefixConfig:
             raise ValueError(f"tuning.prefix.projection_dim: {self.projection_dim} is below 1")
         if self.init_std < 0:
             raise ValueError(f"tuning.prefix.init_std: {self.init_std} is below 0")
+        if self.layer_lr_decay <= 0:
+            raise ValueError(f"tuning.prefix.layer_lr_decay: {self.layer_lr_decay} is not above 0")
+        if self.layer_lr_decay != 1.0 and self.projection_dim is not None:
+            raise ValueError(
+                f"tuning.prefix.layer_lr_decay: {self.layer_lr_decay} needs projection_dim null,"
+                " since one MLP makes the prompts of all layers"
+            )
 
     def alone(self, task: str) -> PrefixConfig:
         """Return the settings of one task's prompt, as a run of that task alone has them."""

@@ -1,6 +1,6 @@
 """Prefix tuning: trainable keys and values in front of every layer's self-attention.
 
-Dimensions: L prompt length, D width, H heads, K head width.
+Dimensions: L prompt length, D width, H heads, K head width, W values of an entry in all layers.
 Source: arXiv 2208.02532; the slot layout (key, value, layer by layer) is the published code's.
 """
 
@@ -35,6 +35,13 @@ class StackPrefix(nn.Module):
         direct = config.projection_dim is None
         self.embedding = nn.Embedding(config.length, width if direct else base.d_model)
         nn.init.normal_(self.embedding.weight, std=config.init_std)
+        self.scale_W: Tensor | None
+        # AdamW's step is the same whatever scale a gradient has, so values that are a multiple of
+        # what is trained move by that multiple. It follows from the settings, hence is not saved.
+        scale_W = _layer_scales(len(layers), config.layer_lr_decay, 2 * base.d_model)
+        self.register_buffer("scale_W", scale_W, persistent=False)
+        if scale_W is not None:
+            self.embedding.weight.data /= scale_W
         self.trans: nn.Sequential | None = None
         if config.projection_dim is not None:
             self.trans = nn.Sequential(
@@ -48,6 +55,8 @@ class StackPrefix(nn.Module):
         values = self.embedding(torch.arange(self.length, device=self.embedding.weight.device))
         if self.trans is not None:
             values = self.trans(values)
+        if self.scale_W is not None:
+            values = values * self.scale_W
         values = F.dropout(values, self.dropout, self.training)
         slots = values.view(self.length, 2 * len(self.layers), self.heads, self.head_dim)
         slots = slots.permute(1, 2, 0, 3)[:, None]
@@ -60,7 +69,17 @@ class StackPrefix(nn.Module):
     def load_plain(self, rows: list[Tensor]) -> None:
         """Take plain keys and values, `[H, L, K]` each, in the order of the slots."""
         flat = torch.stack(rows).permute(2, 0, 1, 3).reshape(self.length, -1)
+        if self.scale_W is not None:
+            flat = flat / self.scale_W.to(flat.device)
         self.embedding.weight.copy_(flat)
+
+
+def _layer_scales(layers: int, decay: float, columns: int) -> Tensor | None:
+    """Return `[layers * columns]`: 1 for the highest layer, times `decay` for each below it."""
+    if decay == 1.0:
+        return None
+    powers = torch.arange(layers - 1, -1, -1, dtype=torch.float32)
+    return (decay**powers).repeat_interleave(columns)
 
 
 class PrefixTuning(TuningMethod):

@@ -12,8 +12,8 @@ from pipeline.errors import ConfigError, RegistryError
 
 
 def folded(config: TuningConfig) -> dict[str, Any]:
-    """The configuration that the exported tensors have: the projection is already applied."""
-    prefix = dataclasses.replace(config.prefix, projection_dim=None)
+    """The configuration that the exported tensors have: what only training needs is applied."""
+    prefix = dataclasses.replace(config.prefix, projection_dim=None, layer_lr_decay=1.0)
     values: dict[str, Any] = plain(dataclasses.replace(config, prefix=prefix))
     return values
 

@@ -6,13 +6,11 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from PIL import Image
-
-from data_prep.schema import Sample
+from pipeline.features.files import FeatureFiles
 from pipeline.training.augmentation import AugmentationConfig, augmented
 from pipeline.training.data import Batch, Collator
 from pipeline.training.index import SampleAddress
-from pipeline.training.shard_files import ShardFiles
+from pipeline.training.shard_files import Record, ShardFiles
 
 
 class PlacedSample(NamedTuple):
@@ -32,8 +30,11 @@ class Assembler:
         collate: Collator,
         seed: int,
         views: AugmentationConfig | None = None,
+        features: Sequence[FeatureFiles] | None = None,
     ) -> None:
+        """Takes the data sets; of each, features to read in place of images, if there are any."""
         self._datasets = datasets
+        self._features = features
         self._collate = collate
         self._seed = seed
         self._views = views or AugmentationConfig()
@@ -45,12 +46,17 @@ class Assembler:
             DataError: a sample cannot be read.
         """
         return self._collate(
-            [self._view(each) for each in samples],
+            [self._record(each) for each in samples],
             [random.Random(f"{self._seed} target {each.place}") for each in samples],
         )
 
-    def _view(self, placed: PlacedSample) -> tuple[Sample, Image.Image]:
-        sample, image = self._datasets[placed.dataset].read(placed.address)
+    def _record(self, placed: PlacedSample) -> Record:
+        files = self._datasets[placed.dataset]
+        if self._features is not None:
+            sample = files.record(placed.address)
+            features = self._features[placed.dataset]
+            return sample, features.read(placed.address.shard, sample.image.sha256)
+        sample, image = files.read(placed.address)
         rng = random.Random(f"{self._seed} view {placed.place}")
         return augmented(sample, image, self._views.of(sample.task), rng)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import random
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import NamedTuple
 
 from PIL import Image, ImageOps
@@ -71,6 +71,11 @@ class AugmentationConfig:
                     f"{task}.mirror = {self.of(task).mirror}: must be 0, since its texts speak of"
                     " left and right; only grounding and detection can be mirrored"
                 )
+
+    @property
+    def changes(self) -> bool:
+        """Whether any task has views that differ from the image."""
+        return any(getattr(self, each.name).changes for each in fields(self))
 
     def of(self, task: str) -> ViewConfig:
         """The views of a task."""

@@ -28,7 +28,7 @@ from pipeline.tasks.registry import get_task
 from pipeline.training.data_config import DEFAULT_CACHE_GB
 from pipeline.training.index import SampleIndex
 from pipeline.training.shard_cache import GB, CachedShards, FileCache, default_cache_dir
-from pipeline.training.shard_files import FolderShards, ShardFiles, ShardSource
+from pipeline.training.shard_files import FolderShards, Record, ShardFiles, ShardSource
 
 
 class ShardReader:
@@ -123,7 +123,7 @@ class Batch:
     source_ids_BS: Tensor
     """int64, bos first, eos last."""
     images_BCHW: Tensor
-    """float32, scaled to -1..1."""
+    """float32, scaled to -1..1; or the image trunk's features of them, computed before."""
     image_present_B: Tensor
     """bool."""
     decoder_ids_BT: Tensor
@@ -218,13 +218,13 @@ class Collator:
 
     def __call__(
         self,
-        records: Sequence[tuple[Sample, Image.Image]],
+        records: Sequence[Record],
         rngs: Sequence[random.Random] | None = None,
     ) -> Batch:
         """Makes a batch.
 
         Args:
-            records: Samples with their stored images.
+            records: Samples with their stored images or features, the same for all of them.
             rngs: For each sample, what chooses among its right targets; None takes the first.
 
         Raises:
@@ -242,7 +242,7 @@ class Collator:
             tasks=tuple(sample.task for sample in samples),
             samples=samples,
             source_ids_BS=_pad([[vocab.bos, *text.ids, vocab.eos] for text in sources], vocab.pad),
-            images_BCHW=torch.stack([to_pixels(image, self._image_size) for _, image in records]),
+            images_BCHW=self._images([image for _, image in records]),
             image_present_B=torch.ones(len(samples), dtype=torch.bool),
             decoder_ids_BT=_pad([[vocab.bos, *ids] for ids in labels], vocab.pad),
             target_BT=_pad([[*ids, vocab.eos] for ids in labels], vocab.pad),
@@ -255,6 +255,13 @@ class Collator:
                 labels, [self._constraints.get(s.task) for s in samples], vocab.eos
             ),
         )
+
+    def _images(self, images: Sequence[Image.Image | Tensor]) -> Tensor:
+        features = [each for each in images if isinstance(each, Tensor)]
+        if features:  # channels stay adjacent, as the trunk of a frozen base leaves them
+            return torch.stack(features).permute(0, 3, 1, 2)
+        pictures = [each for each in images if isinstance(each, Image.Image)]
+        return torch.stack([to_pixels(picture, self._image_size) for picture in pictures])
 
     def _task(self, sample: Sample) -> Task:
         return get_task(sample.task, self._answers)

@@ -56,6 +56,10 @@ class DataConfig:
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     """Views of the training images by task; by default images are only resized, as in the published
     recipes."""
+    features: list[str] = field(default_factory=list)
+    """What `prefixworks features` made of every data set in train: images are then neither decoded
+    nor run through the trunk. Made with this image size, engine.precision and base, or refused; and
+    never with augmentation, since they are of the images as they are."""
     max_source_length: int = 80
     """Tokens of an instruction that are kept, bos and eos included; cut ones are counted."""
     max_target_length: int = 160
@@ -96,6 +100,11 @@ class DataConfig:
             raise ValueError(f"image_size must be at least 16, not {self.image_size}")
         if self.max_source_length < 3:
             raise ValueError(f"max_source_length must be at least 3, not {self.max_source_length}")
+        if self.features and self.augmentation.changes:
+            raise ValueError(
+                f"features = {self.features} are of the images as they are: leave augmentation out,"
+                " or features"
+            )
         weights = self.task_weights
         if weights is not None and (
             min(weights.values(), default=0) < 0 or sum(weights.values()) <= 0

@@ -11,6 +11,7 @@ from model.ofa.config import OFAConfig
 from model.tokenizer import OFATokenizer
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
+from pipeline.features.opening import open_features
 from pipeline.training.closed_answers import close_answers
 from pipeline.training.data import Collator
 from pipeline.training.loader import (
@@ -39,12 +40,24 @@ class Inputs:
 
 
 def open_inputs(
-    config: RunConfig, base: OFAConfig, world: World, stack: contextlib.ExitStack
+    config: RunConfig,
+    base: OFAConfig,
+    world: World,
+    stack: contextlib.ExitStack,
+    trunk: str | None = None,
 ) -> Inputs:
     """Opens the data sets of a run, which stay open as long as the stack.
 
+    Args:
+        config: The run.
+        base: Architecture of its base.
+        world: The ranks.
+        stack: Closes the data.
+        trunk: Fingerprint of the base's image trunk, where the run has features.
+
     Raises:
-        ConfigError: no data are named, or their streams cannot be dealt to the ranks.
+        ConfigError: no data are named, their streams cannot be dealt to the ranks, or features are
+            of something else.
         DataError: data are missing or damaged.
     """
     data = config.data
@@ -56,12 +69,14 @@ def open_inputs(
     image_size = data.image_size or base.image_size
     readers = [stack.enter_context(reader) for reader in open_data_sets(data.train, data)]
     check_cache(readers, data, max(1, world.size // ranks_here()))
+    digests = [reader.manifest.digest for reader in readers]
+    features = open_features(config, image_size, trunk, digests)
     order = build_order(readers, data, config.seed)
     answers = close_answers(config, readers, world)
     collate = _collator(config, base, tokenizer, answers)
     loader = Loader(
         order,
-        BatchMaker(readers, collate, config.seed, data.augmentation),
+        BatchMaker(readers, collate, config.seed, data.augmentation, features),
         rank=world.rank,
         ranks=world.size,
         batch_size=config.training.batch_size_per_rank,

@@ -17,6 +17,7 @@ import torch
 
 from data_prep.stores import is_remote
 from pipeline.errors import ConfigError, DataError
+from pipeline.features.files import FeatureFiles
 from pipeline.training.assembly import Assembler, PlacedSample
 from pipeline.training.augmentation import AugmentationConfig
 from pipeline.training.cut_texts import CutTexts
@@ -124,9 +125,11 @@ class BatchMaker:
         collate: Collator,
         seed: int,
         views: AugmentationConfig | None = None,
+        features: Sequence[FeatureFiles] | None = None,
     ) -> None:
         self._indices = [reader.index for reader in readers]
-        self.assemble = Assembler([reader.files for reader in readers], collate, seed, views)
+        files = [reader.files for reader in readers]
+        self.assemble = Assembler(files, collate, seed, views, features)
         """Does the work, here or in another process."""
 
     def locate(self, refs: Sequence[SampleRef]) -> list[PlacedSample]:
@@ -191,6 +194,14 @@ class Loader:
     def global_batch(self) -> int:
         """Samples of a step over all ranks."""
         return self._batch_size * self._accumulation * self._ranks
+
+    def first(self, samples: int) -> Batch:
+        """The first samples of the run as one batch, the same on every rank.
+
+        Raises:
+            DataError: a sample cannot be read.
+        """
+        return self._make(self._order.share(0, samples, 0, 1))
 
     def __enter__(self) -> Self:
         return self

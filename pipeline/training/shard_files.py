@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from PIL import Image
+from torch import Tensor
 
 from data_prep.manifest import ShardInfo
 from data_prep.schema import IMAGE_EXTENSIONS, Sample
 from pipeline.errors import DataError
 from pipeline.training.index import SampleAddress
+
+Record = tuple[Sample, Image.Image | Tensor]
+"""A sample and its stored image, or that image's features `[rows, columns, channels]`."""
 
 
 class ShardSource(Protocol):

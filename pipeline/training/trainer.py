@@ -18,15 +18,17 @@ from model.tuning import TunedModel
 from pipeline.config import RunConfig
 from pipeline.config_tree import plain
 from pipeline.errors import EXIT_INTERRUPTED, TrainingError
+from pipeline.features.opening import frozen_trunk
 from pipeline.tracking.secrets import without_passwords
 from pipeline.training.backend import placement_of, start_engine
 from pipeline.training.checkpoint import Best, RunState
-from pipeline.training.checkpoint_folder import CheckpointFolder
+from pipeline.training.checkpoint_folder import CheckpointFolder, checkpoints_in
 from pipeline.training.cut_texts import CutReport
 from pipeline.training.data import Batch
 from pipeline.training.flops import StepFlops, peak_flops
 from pipeline.training.hooks import Hook
 from pipeline.training.improved import write_improved
+from pipeline.training.initial import set_initial_values
 from pipeline.training.inputs import open_inputs
 from pipeline.training.objective import objective_of
 from pipeline.training.peers import Peers, telling_fates
@@ -108,7 +110,8 @@ class _Run:
         self.started = time.perf_counter()
         self.placement = placement_of(config)
         model = self.model = build_model(config, self.placement.settle)
-        inputs = open_inputs(config, model.base.config, world, stack)
+        trunk = frozen_trunk(config, model, self.placement.whole)
+        inputs = open_inputs(config, model.base.config, world, stack, trunk)
         self.loader, self.validator = inputs.loader, inputs.validator
         self.epoch_length = inputs.epoch_length
         self.checkpoints = stack.enter_context(
@@ -127,6 +130,8 @@ class _Run:
             seconds=0.0,
             config=plain(without_passwords(config)),
         )
+        if not checkpoints_in(self.checkpoints.folder):
+            set_initial_values(model, config, self.loader, base_fingerprint)
         self.engine = start_engine(model, config, world, lambda: build_model(config))
         self.statistics = batch_statistics(model.base)
         self.buffers = moved_buffers(model)
