@@ -95,7 +95,7 @@ def test_one_prompt_for_all_rows_has_the_mean_over_all_tokens() -> None:
     objective, whole = PASSES["plain"], batch([0, 0, 0], seed=1)
     (tokens,) = count_tokens(objective, [whole], 1)
     assert tokens == whole.tokens
-    logits = logits_of(whole, 3)
+    logits = logits_of(whole, 3).detach()
     found = batch_loss(objective, logits, whole, [tokens])
     loss_sum, nll, counted = objective.loss(logits, whole)
     assert torch.equal(found.mean, loss_sum / whole.tokens)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
+from pathlib import Path
+
+import torch
 
 from pipeline.config import RunConfig
 from pipeline.config_reader import load
-from pipeline.training.checkpoint import FORMAT, RunState
+from pipeline.training.checkpoint import RunState, read_state, write_checkpoint
 from pipeline.training.prompt_selection import PromptSelection, selection_of
 from pipeline.training.selection import Selection
 from tests.unit.pipeline.training.test_selection import START
@@ -72,10 +73,10 @@ def test_the_run_gives_up_when_no_prompt_gets_better() -> None:
     assert bests(states[-1])["grounding"] == (4, 1.95)
 
 
-def test_a_resumed_run_judges_on() -> None:
+def test_a_resumed_run_judges_on(tmp_path: Path) -> None:
     selection, states = judge((3.0, 0.5), (2.0, 0.4))
-    record = json.loads(json.dumps({"format": FORMAT, **asdict(states[-1])}))
-    again = RunState.from_json(record)
+    write_checkpoint(tmp_path, states[-1], {"parameter/a": torch.zeros(1)})
+    again = read_state(tmp_path)
     assert again == states[-1]
     assert selection.judged(again, measured(2.5, 0.7)) == selection.judged(
         states[-1], measured(2.5, 0.7)
