@@ -43,6 +43,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "init_std 1": ("--tuning.prefix.init_std=1.0",),
     "activations": (_ACTIVATIONS,),
     "twice the rate": ("--optimizer.lr=0.2",),
+    "init_std 1, twice the rate": ("--tuning.prefix.init_std=1.0", "--optimizer.lr=0.2"),
     "activations, twice the rate": (_ACTIVATIONS, "--optimizer.lr=0.2"),
     "four times the rate": ("--optimizer.lr=0.4",),
     "activations, four times the rate": (_ACTIVATIONS, "--optimizer.lr=0.4"),
