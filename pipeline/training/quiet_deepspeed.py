@@ -29,5 +29,7 @@ def join_deepspeed() -> None:
         # Its shared-memory all-reduce is compiled on first use and leaves its buffers in /dev/shm
         # behind a killed rank; gloo needs neither. An empty table also spares probing compilers.
         deepspeed.ops.__compatible_ops__ = {}
+    # It insists on this one, also where there is no other rank.
+    os.environ.setdefault("LOCAL_RANK", "0")
     if not deepspeed.comm.is_initialized():
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
