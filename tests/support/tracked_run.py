@@ -12,7 +12,7 @@ from pipeline.tracking.config import TrackingConfig
 from pipeline.tracking.delivery import open_client
 from pipeline.tracking.identity import read_identity
 from pipeline.tracking.mlflow import MlflowHook
-from pipeline.training.config import DataConfig
+from pipeline.training.data_config import DataConfig
 from pipeline.training.hooks import MetricsFile
 from pipeline.training.summary import TrainingResult
 from tests.support.mlflow_store import make_store
