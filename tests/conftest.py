@@ -37,6 +37,12 @@ def _same_numbers() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _no_store() -> None:
+    """MLflow writes the store that a test has chosen into the environment, where it would stay."""
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
 @pytest.fixture(scope="session")
 def fixtures() -> Path:
     """Folder of the reference's recorded inputs and outputs."""

@@ -130,12 +130,13 @@ def test_versions_travel_to_a_local_store_and_are_not_doubled(
 ) -> None:
     made = registry.register(place / "first", "carried")
     make_store(tmp_path)
-    argv = ["export", "carried", f"sqlite:///{tmp_path}/mlflow.db", "--uri", server.uri, "--json"]
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    argv = ["export", "carried", uri, "--uri", server.uri, "--json"]
     for added in (True, False):
         assert main(argv) == 0
         (moved,) = json.loads(capsys.readouterr().out)
         assert (moved["name"], moved["version"], moved["added"]) == ("carried", 1, added)
-    local = PromptRegistry(resolve_store(TrackingConfig(), tmp_path))
+    local = PromptRegistry(resolve_store(TrackingConfig(uri=uri), tmp_path))
     (copy,) = local.versions()
     assert copy.tags == {**made.tags, "imported_from": "carried/1"}
     assert local.record(copy.title) == registry.record(made.title)
