@@ -5,27 +5,29 @@
 `bare` is forward, backward, clipping and AdamW in plain PyTorch, on batches that are made before.
 `loop` is a run as it trains: the loader reads, decodes and tokenizes in the background, DeepSpeed's
 engine takes the step, every step is reported into the run's metrics.jsonl, and a watchdog looks on;
-only MLflow is switched off. Both arms see the same samples in the same order. `--src-len`,
-`--tgt-len` and `--padding` change nothing here: the samples are captions.
+only MLflow is switched off. Both see the same samples in the same order, by turns in one process.
+`--src-len`, `--tgt-len` and `--padding` change nothing here: the samples are captions.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-import queue
+import json
+import statistics
 import sys
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 # Started by its path, a script sees its own folder only.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
+from rich.console import Console
+from rich.table import Table
 
-from benchmarks.measure import Build, Row, Work, measure, report
 from benchmarks.pictures import write_pictures
 from benchmarks.settings import Settings, build_base, parse
 from benchmarks.work_folder import work_folder
@@ -49,25 +51,23 @@ _PICTURES = 32
 _SHARDS = 4
 _STEPS = 10_000
 """More than any benchmark takes."""
+_WARM_UP = 3
+"""Steps of the loop that are not measured."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
     settings = parse("What the training loop adds to a step.", argv)
     with work_folder(None, "overhead-benchmark") as work:
-        arms = known_arms(work)
-        unknown = [name for name in settings.arms if name not in arms]
-        if unknown:
-            sys.exit(f"no arm {unknown[0]!r}; there are: {', '.join(arms)}")
         _write_inputs(settings, work)
-        chosen = {name: arms[name] for name in settings.arms or arms}
-        rows = _same_arithmetic(measure(chosen, settings))
-    report("Training loop", rows, settings, _comparison(rows))
-
-
-def known_arms(work: Path) -> dict[str, Build]:
-    """Return all arms by name; their inputs lie in a work folder."""
-    return {"bare": functools.partial(_bare, work), "loop": functools.partial(_loop, work)}
+        config = _config(settings, work)
+        both = _BareBetween(_bare(config, settings), settings.repeats, settings.device)
+        with contextlib.suppress(_Enough):
+            train(config, [both])
+    rows = [_row("bare", both.bare, settings), _row("loop", both.loop, settings)]
+    # Of each round by itself, since the machine may change its pace between them.
+    shares = [ours.wall_s / bare.wall_s for ours, bare in zip(both.loop, both.bare, strict=True)]
+    _report(rows, statistics.median(shares) - 1, settings)
 
 
 def _write_inputs(settings: Settings, work: Path) -> None:
@@ -100,9 +100,8 @@ def _config(settings: Settings, work: Path) -> RunConfig:
     )
 
 
-def _bare(work: Path, settings: Settings) -> Work:
+def _bare(config: RunConfig, settings: Settings) -> Callable[[], None]:
     """The passes alone."""
-    config = _config(settings, work)
     model = build_model(config).to(settings.device).train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.optimizer.lr)
@@ -120,7 +119,7 @@ def _bare(work: Path, settings: Settings) -> Work:
         torch.nn.utils.clip_grad_norm_(trained, config.optimizer.clip_norm)
         optimizer.step()
 
-    return Work(run)
+    return run
 
 
 def _batches(config: RunConfig, settings: Settings) -> Iterator[Batch]:
@@ -128,44 +127,45 @@ def _batches(config: RunConfig, settings: Settings) -> Iterator[Batch]:
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, loader_workers=0))
     device = torch.device(settings.device)
     alone = World(rank=0, size=1, device=torch.device("cpu"))
-    # A warm-up, and a last one for the counter of operations.
-    steps = settings.repeats + 2
+    steps = settings.repeats + _WARM_UP + 1
     with contextlib.ExitStack() as stack:
         loader = open_inputs(config, settings.config, alone, stack).loader
         return iter([batch.to(device) for (batch,) in loader.steps(0, steps)])
 
 
-class _Gate:
-    """A hook that holds the loop after each step until the next one is asked for."""
+class _Enough(Exception):
+    """Ends the run: all rounds are measured."""
 
-    def __init__(self) -> None:
-        self._asked: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
 
-    def take_step(self) -> None:
-        """Lets the loop go on, and waits until the step is reported."""
-        self._asked.put(None)
-        self.wait()
+class _BareBetween:
+    """A hook that takes a bare step after each step of the loop, and times both.
 
-    def wait(self) -> None:
-        """Waits for the loop; raises what broke it."""
-        error = self._done.get()
-        if error is not None:
-            raise error
+    Both run in the same thread of the same process, by turns: what disturbs the machine disturbs
+    both, and neither has another team of threads or warmer caches.
+    """
 
-    def broke(self, error: BaseException) -> None:
-        """Tells who waits."""
-        self._done.put(error)
+    def __init__(self, bare: Callable[[], None], rounds: int, device: str) -> None:
+        self.loop: list[Cost] = []
+        self.bare: list[Cost] = []
+        self._bare, self._rounds, self._device = bare, rounds, device
 
     def on_start(self, run_dir: Path, config: RunConfig) -> None:
         """All is built."""
-        self._done.put(None)
-        self._asked.get()
+        self._bare()
+        self._began = _clock(self._device)
 
     def on_log(self, step: int, metrics: Mapping[str, float]) -> None:
         """A step is done."""
-        self._done.put(None)
-        self._asked.get()
+        done = _clock(self._device)
+        self._bare()
+        bare_done = _clock(self._device)
+        # The first steps fill the loader's queue and touch memory for the first time.
+        if step > _WARM_UP:
+            self.loop.append(Cost(done.wall_s - self._began.wall_s, done.cpu_s - self._began.cpu_s))
+            self.bare.append(Cost(bare_done.wall_s - done.wall_s, bare_done.cpu_s - done.cpu_s))
+        if len(self.loop) == self._rounds:
+            raise _Enough
+        self._began = bare_done
 
     def on_validation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Does not happen."""
@@ -174,39 +174,41 @@ class _Gate:
         """Does not happen."""
 
 
-def _loop(work: Path, settings: Settings) -> Work:
-    """The whole of a run, one step at a time."""
-    gate = _Gate()
+class Cost(NamedTuple):
+    """Seconds of the clock, and of all threads together."""
 
-    def run() -> None:
-        try:
-            train(_config(settings, work), [gate])
-        except BaseException as error:
-            gate.broke(error)
-            raise
-
-    threading.Thread(target=run, name="training", daemon=True).start()
-    gate.wait()
-    return Work(gate.take_step)
+    wall_s: float
+    cpu_s: float
 
 
-def _same_arithmetic(rows: list[Row]) -> list[Row]:
-    """Both arms compute the same; the counter sees it only where it runs in its own thread."""
-    by_arm = {row.arm: row for row in rows}
-    if not {"bare", "loop"} <= by_arm.keys():
-        return rows
-    bare, loop = by_arm["bare"], by_arm["loop"]
-    share = bare.ceiling_share * bare.median_s / loop.median_s
-    counted = dataclasses.replace(loop, flops=bare.flops, ceiling_share=share)
-    return [counted if row.arm == "loop" else row for row in rows]
+def _clock(device: str) -> Cost:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+    return Cost(time.perf_counter(), time.process_time())
 
 
-def _comparison(rows: list[Row]) -> list[str]:
-    by_arm = {row.arm: row.median_s for row in rows}
-    if not {"bare", "loop"} <= by_arm.keys():
-        return []
-    more = by_arm["loop"] / by_arm["bare"] - 1
-    return [f"A step of the loop takes {more:+.1%} of a bare one: times {1 + more:.3f}."]
+def _row(arm: str, costs: Sequence[Cost], settings: Settings) -> dict[str, object]:
+    return {
+        **{"arm": arm, "arch": settings.arch, "image_size": settings.image_size},
+        **{"batch": settings.batch, "prompt_length": settings.prompt_length},
+        "median_s": statistics.median(cost.wall_s for cost in costs),
+        "cpu_s": statistics.median(cost.cpu_s for cost in costs),
+        "samples_s": [round(cost.wall_s, 4) for cost in costs],
+    }
+
+
+def _report(rows: list[dict[str, object]], more: float, settings: Settings) -> None:
+    table = Table(title=f"Training loop: {settings}", title_justify="left")
+    table.add_column("arm", no_wrap=True)
+    for heading in ("median s", "CPU s"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(str(row["arm"]), f"{row['median_s']:.3f}", f"{row['cpu_s']:.3f}")
+    console = Console(width=None if Console().is_terminal else 160)
+    console.print(table)
+    console.print(f"A step of the loop takes {more:+.1%} of a bare one (median over the rounds).")
+    if settings.json is not None:
+        settings.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
