@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from rich.console import Console
 from rich.table import Table
 
 _WARM_UP = 2
+_PATIENCE = timedelta(seconds=60)
+"""How long a process waits for one that may be gone."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,9 @@ def _rank(
 ) -> None:
     """One process's part."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=place, rank=rank, world_size=processes)
+    dist.init_process_group(
+        "gloo", init_method=place, rank=rank, world_size=processes, timeout=_PATIENCE
+    )
     times = {size: _times(size, rounds, processes) for size in sizes}
     if report is not None:
         report.send(times)
