@@ -6,6 +6,7 @@ removed again.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -23,8 +24,10 @@ _SLOW_BYTES_S = 50e6
 
 def check_disk(folder: Path) -> Check:
     """Space where runs are written."""
-    place = existing(folder)
-    free = shutil.disk_usage(place).free
+    try:
+        free = shutil.disk_usage(existing(folder)).free
+    except OSError as error:
+        return _unusable("disk", folder, error)
     found = f"{free / GIB:.1f} GiB free for {folder}"
     if free < GIB:
         return Check("disk", "failed", found, "free 1 GiB or choose another --output-dir")
@@ -38,9 +41,9 @@ def check_checkpoints(folder: Path) -> Check:
 
     Written under another name, synced, renamed over the old file, and the folder synced too.
     """
-    place = existing(folder)
     start = time.monotonic()
     try:
+        place = existing(folder)
         with tempfile.TemporaryDirectory(prefix=".doctor-", dir=place) as scratch:
             final, new = Path(scratch) / "final", Path(scratch) / "new"
             final.write_bytes(b"old")
@@ -55,9 +58,7 @@ def check_checkpoints(folder: Path) -> Check:
                 advice = "this file system loses renames: choose another --output-dir"
                 return Check("checkpoints", "failed", f"{place}: a rename went wrong", advice)
     except OSError as error:
-        found = f"{place}: {error.strerror}"
-        advice = "give this user the folder and space in it, or choose another --output-dir"
-        return Check("checkpoints", "failed", found, advice)
+        return _unusable("checkpoints", folder, error)
     spent = time.monotonic() - start
     found = f"1 MiB written, synced and renamed over another in {spent * 1000:.0f} ms in {place}"
     if spent > 2:
@@ -67,16 +68,15 @@ def check_checkpoints(folder: Path) -> Check:
 
 def check_disk_speed(folder: Path) -> Check:
     """Throughput of one stream, written and synced, then read back past the page cache."""
-    place = existing(folder)
     try:
+        place = existing(folder)
         # Without a name: nothing can stay behind, even when this process is killed.
         with tempfile.TemporaryFile(dir=place) as stream:
             descriptor = stream.fileno()
             size, write_s = _write(descriptor)
             read_s = _read(descriptor)
     except OSError as error:
-        advice = "free space there, or choose another --output-dir"
-        return Check("disk speed", "failed", f"{place}: {error.strerror}", advice)
+        return _unusable("disk speed", folder, error)
     found = (
         f"writes {size / write_s / 1e6:.0f} MB/s, reads {size / read_s / 1e6:.0f} MB/s"
         f" ({size / MIB:.0f} MiB in {place})"
@@ -88,11 +88,23 @@ def check_disk_speed(folder: Path) -> Check:
 
 
 def existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that exists."""
-    place = folder.resolve()
-    while not place.is_dir():
+    """The folder, or the nearest one above it that exists.
+
+    Raises:
+        OSError: there is something else in its place, or it cannot be looked at.
+    """
+    place = folder.absolute()
+    # A link that leads nowhere is in the way, too.
+    while not place.exists() and not place.is_symlink():
         place = place.parent
+    if not place.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, f"{place} is no folder")
     return place
+
+
+def _unusable(name: str, folder: Path, error: OSError) -> Check:
+    advice = "give this user the folder and space in it, or choose another --output-dir"
+    return Check(name, "failed", f"{folder}: {error.strerror}", advice)
 
 
 def _write(descriptor: int) -> tuple[int, float]:

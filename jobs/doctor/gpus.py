@@ -23,13 +23,12 @@ def check_gpus(wanted: int = 0) -> Check:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count < max(wanted, 1):
         return _too_few(count, wanted, driver)
-    names, used = [], []
-    for index in range(count):
-        free, total = torch.cuda.mem_get_info(index)
-        name = torch.cuda.get_device_name(index)
-        names.append(f"{name} ({free / GIB:.1f} of {total / GIB:.1f} GiB free)")
-        if free < total / 2:
-            used.append(str(index))
+    try:
+        names, used = _memory(count)
+    except RuntimeError as error:
+        found = f"driver {driver or 'unknown'}: {' '.join(str(error).split())[:200]}"
+        advice = "see `nvidia-smi`: the driver may be too old for torch, or another process has it"
+        return Check("GPUs", "failed", found, advice)
     found = f"{', '.join(names)}; driver {driver or 'unknown'}, CUDA {torch.version.cuda}"
     if dist.is_nccl_available():
         found += f", NCCL {'.'.join(map(str, torch.cuda.nccl.version()))}"
@@ -40,6 +39,18 @@ def check_gpus(wanted: int = 0) -> Check:
         advice = f"another process uses GPU {', '.join(used)}; see `nvidia-smi`"
         return Check("GPUs", "warning", found, advice)
     return Check("GPUs", "ok", found)
+
+
+def _memory(count: int) -> tuple[list[str], list[str]]:
+    """Names of the GPUs with their memory, and the numbers of those that are in use."""
+    names, used = [], []
+    for index in range(count):
+        free, total = torch.cuda.mem_get_info(index)
+        name = torch.cuda.get_device_name(index)
+        names.append(f"{name} ({free / GIB:.1f} of {total / GIB:.1f} GiB free)")
+        if free < total / 2:
+            used.append(str(index))
+    return names, used
 
 
 def driver_version(path: Path) -> str | None:

@@ -34,6 +34,8 @@ def check_tracking(uri: str | None, output_dir: Path, limit_s: float = 20.0) -> 
         from pipeline.tracking.probe import probe_store
 
         experiments = within(limit_s, lambda: probe_store(location, max(1, int(limit_s / 4))))
+    except RuntimeError as error:  # what paths make of links in a circle
+        return Check("MLflow", "failed", str(error), "choose another --output-dir")
     except (RegistryError, TimeoutError) as error:
         found = redact(f"{uri or os.environ.get('MLFLOW_TRACKING_URI', '')}: {error}")
         advice = (
@@ -51,7 +53,11 @@ def _local(database: Path) -> Check:
             return Check("MLflow", "ok", f"the local store {database}")
         advice = "give this user the file, or choose another --output-dir"
         return Check("MLflow", "failed", f"{database} cannot be written", advice)
-    if database.exists() or not os.access(existing(database.parent), os.W_OK):
+    try:
+        possible = not database.exists() and os.access(existing(database.parent), os.W_OK)
+    except OSError:
+        possible = False
+    if not possible:
         advice = "choose another --output-dir or --tracking"
         return Check("MLflow", "failed", f"{database} cannot be made", advice)
     return Check("MLflow", "ok", f"a local store, {database}, which the first run makes")

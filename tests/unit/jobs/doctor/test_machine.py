@@ -18,6 +18,7 @@ from jobs.doctor.folders import check_checkpoints, check_disk, check_disk_speed
 from jobs.doctor.gpus import check_gpus, driver_version
 from jobs.doctor.libraries import check_libraries, read_constraints
 from jobs.doctor.machine import check_compiler, check_open_files, check_shared_memory
+from jobs.doctor.tracking import check_tracking
 from pipeline.errors import ConfigError
 
 READ_ONLY = Path("/proc") / str(os.getpid())
@@ -112,6 +113,21 @@ def test_a_folder_that_cannot_be_written_fails() -> None:
     for check in (check_checkpoints(READ_ONLY), check_disk_speed(READ_ONLY)):
         assert check.failed
         assert "--output-dir" in check.advice
+
+
+@pytest.mark.parametrize("kind", ["file", "dangling", "loop"])
+def test_what_is_no_folder_cannot_become_one(tmp_path: Path, kind: str) -> None:
+    way = tmp_path / "way"
+    if kind == "file":
+        way.write_text("x")
+    else:
+        way.symlink_to(way if kind == "loop" else tmp_path / "nowhere")
+    folder = way / "runs"
+    for check in (check_disk(folder), check_checkpoints(folder), check_disk_speed(folder)):
+        assert check.failed
+        assert check.found == f"{folder}: {way} is no folder"
+    # Through a link that leads nowhere, folders can be made by their real names.
+    assert check_tracking(None, folder).failed == (kind != "dangling")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has GPUs")
