@@ -47,15 +47,12 @@ def main(argv: Sequence[str]) -> int:
     if args.dry_run:
         print(_outline(plan, in_job))
         return 0
-    prints = True
+    tell = print_json if args.json else print_tables
     if in_job:
-        reports, prints = examine_job(plan)
-    else:
-        checks = [step() for step in plan.local_steps().values()]
-        reports = [Report(socket.gethostname(), checks)]
-    if prints:
-        (print_json if args.json else print_tables)(reports)
-    return 1 if any(report.failed for report in reports) else 0
+        return 1 if examine_job(plan, tell) else 0
+    report = Report(socket.gethostname(), [step() for step in plan.local_steps().values()])
+    tell([report])
+    return 1 if report.failed else 0
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from jobs.doctor.check import Check
 from jobs.doctor.network import all_reduce_check, clock_check
@@ -21,47 +22,62 @@ from pipeline.errors import TrainingError
 from pipeline.training.world import World, environment_rank
 
 
-def examine_job(plan: Plan, wait_s: float = WAIT_S) -> tuple[list[Report], bool]:
+def examine_job(
+    plan: Plan, tell: Callable[[Sequence[Report]], None], wait_s: float = WAIT_S
+) -> bool:
     """Looks at the nodes of a job and at what lies between them.
+
+    Where the ranks stay together, rank 0 tells of everything and all ranks know how it went. Else
+    the first rank of each node tells of its node.
 
     Args:
         plan: What is looked at on each node.
+        tell: Prints reports.
         wait_s: Longest wait until all ranks are there, in seconds.
 
     Returns:
-        A report of what lies between the ranks and one of each node, the same on every rank, and
-        whether this rank is the one to print them. Where the ranks do not stay together, every
-        node prints its own.
+        Whether something failed that this rank has to answer for.
     """
-    rank, size, local_rank = environment_rank() or (0, 1, 0)
+    rank, _, local_rank = environment_rank() or (0, 1, 0)
     place = f"{socket.gethostname()}, rank {rank}"
     looks = local_rank == 0
     checks: list[Check] | None = None
-    start = time.monotonic()
     try:
-        world = join_ranks(wait_s)
-        joined_s = time.monotonic() - start
+        world, joined_s = _join(wait_s)
         nodes = _nodes(world.gather((place, looks)))
-        between = [
-            Check("ranks", "ok", f"all {size} met in {joined_s:.1f} s; nodes: {len(nodes)}"),
-            *_between(plan, world, nodes),
-        ]
+        met = f"all {world.size} met in {joined_s:.1f} s; nodes: {len(nodes)}"
+        between = [Check("ranks", "ok", met), *_between(plan, world, nodes)]
         # After the measurements, which it would disturb.
         checks = look(plan) if looks else None
         told = world.gather((place, between, checks))
+        reports = [Report(node, found) for node, _, found in told if found is not None]
+        reports = [Report("between the ranks", told[0][1]), *reports]
+        if world.leads:
+            tell(reports)
+        # Launchers end all ranks when one ends with a failure: not before the first has told.
+        world.barrier()
     except (RuntimeError, TrainingError) as error:
         lost = _lost(error)
-        own = (checks or look(plan)) if looks else []
-        return [Report(place, [lost, *own])], looks
+        if not looks:
+            # The first rank of the node answers: it is still looking, and would be ended.
+            print(f"{place}: {lost.found}", file=sys.stderr)
+            return False
+        tell([Report(place, [lost, *(checks or look(plan))])])
+        return True
     finally:
         leave_ranks()
-    reports = [Report(node, found) for node, _, found in told if found is not None]
-    return [Report("between the ranks", told[0][1]), *reports], rank == 0
+    return any(report.failed for report in reports)
 
 
 def look(plan: Plan) -> list[Check]:
     """Makes the checks of this node."""
     return [step() for step in plan.node_steps().values()]
+
+
+def _join(wait_s: float) -> tuple[World, float]:
+    """The ranks, and the seconds until all were there."""
+    start = time.monotonic()
+    return join_ranks(wait_s), time.monotonic() - start
 
 
 def _nodes(places: Sequence[tuple[str, bool]]) -> dict[int, str]:

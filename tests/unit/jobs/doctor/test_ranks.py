@@ -30,6 +30,7 @@ def run_ranks(
     programs: list[list[str]],
     size: int,
     names: tuple[str, str, str] = TORCH,
+    local_rank: str = "0",
 ) -> list[Any]:
     """Starts ranks as a launcher that sets these variables would, each on a node of its own."""
     common = {
@@ -41,7 +42,7 @@ def run_ranks(
         subprocess.Popen(
             [sys.executable, *program],
             cwd=ROOT,
-            env=common | place | dict(zip(names, (str(rank), str(size), "0"), strict=True)),
+            env=common | place | dict(zip(names, (str(rank), str(size), local_rank), strict=True)),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -87,9 +88,7 @@ def test_a_rank_that_never_comes_or_dies_is_told_by_those_that_are_there() -> No
         "from jobs.doctor.job import examine_job\n"
         "from jobs.doctor.plan import Plan\n"
         "from jobs.doctor.report import print_json\n"
-        f"reports, prints = examine_job(Plan(skip={SKIPPED!r}), wait_s=20)\n"
-        "assert prints\n"
-        "print_json(reports)\n"
+        f"raise SystemExit(examine_job(Plan(skip={SKIPPED!r}), print_json, wait_s=20))\n"
     )
     dies = "from jobs.doctor.ranks import join_ranks\nimport os\njoin_ranks()\nos._exit(9)\n"
     missing = program.replace("wait_s=20", "wait_s=2")
@@ -97,10 +96,14 @@ def test_a_rank_that_never_comes_or_dies_is_told_by_those_that_are_there() -> No
         first, second = run_ranks(place, [["-c", program], ["-c", dies]], 2)
     with meeting_place() as place:
         (alone,) = run_ranks(place, [["-c", missing]], 2)
+        # Not the first of its node, which tells and fails for it.
+        (other,) = run_ranks(place, [["-c", missing]], 2, local_rank="1")
+    assert other[:2] == (0, "")
+    assert "1 of 2 ranks did not come within 2 s: 1" in other[2]
     assert second[0] == 9
     assert "1 of 2 ranks did not come within 2 s: 1" in alone[1]
     for status, printed, said in (first, alone):
-        assert status == 0, said
+        assert status == 1, said
         rows = {row["name"]: row for row in json.loads(printed)}
         assert rows["ranks"]["status"] == "failed"
         assert "MASTER_ADDR" in rows["ranks"]["advice"]
