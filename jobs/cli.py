@@ -94,7 +94,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "doctor": Command(
         "jobs.doctor",
-        "check this machine and say what to do about each failure",
+        "check this machine or a job's nodes, and say what to do about each failure",
         "prefixworks doctor",
     ),
 }
