@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,10 @@ from pipeline.tracking.secrets import redact
 from tests.support.fake_slurm import FakeSlurm, write_program
 from tests.support.launched_job import launch_config, rendered
 
+# pip puts it beside the interpreter, whose folder need not be on PATH.
+SHELLCHECK = shutil.which("shellcheck") or shutil.which(
+    "shellcheck", path=Path(sys.executable).parent
+)
 LAUNCHERS = ("srun", "torchrun", "deepspeed")
 
 # All that a shell, YAML or a list of options could take for its own.
@@ -254,7 +259,7 @@ def arrives(value: str, folder: str, override: str) -> None:
         assert not list(place.rglob("evil"))
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+@pytest.mark.skipif(SHELLCHECK is None, reason="shellcheck is not installed")
 @pytest.mark.parametrize("launcher", [*LAUNCHERS, "local"])
 def test_shellcheck_finds_nothing(launcher: str, tmp_path: Path) -> None:
     place = {"on": "local"} if launcher == "local" else {"slurm": {"launcher": launcher}}
@@ -267,7 +272,7 @@ def test_shellcheck_finds_nothing(launcher: str, tmp_path: Path) -> None:
     )
     done = subprocess.run(
         # A `$` inside of a value is meant to stay what it is.
-        ["shellcheck", "--exclude=SC2016", str(script)],
+        [str(SHELLCHECK), "--exclude=SC2016", str(script)],
         capture_output=True,
         text=True,
         check=False,
