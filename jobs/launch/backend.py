@@ -73,6 +73,6 @@ def backend(name: str) -> Backend:
     if name not in MODULES:
         near = closest(name, MODULES)
         hint = f"; did you mean {near}?" if near else ""
-        raise ConfigError(f"on = {name!r}: must be one of {', '.join(MODULES)}{hint}")
+        raise ConfigError(f"backend = {name!r}: must be one of {', '.join(MODULES)}{hint}")
     found: Backend = importlib.import_module(MODULES[name]).BACKEND
     return found

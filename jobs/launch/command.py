@@ -20,6 +20,7 @@ from jobs.launch.submitted import cancel, follow, logs, resume, show, submit
 from pipeline.config_reader import parse
 from pipeline.errors import ConfigError
 
+_ON, _BACKEND = "--on", "--backend"
 _SUBMIT, _WAIT, _DRY_RUN = "--submit", "--wait", "--dry-run"
 _STAGES = get_args(Stage)
 _ACTIONS = {
@@ -67,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _launch(stage: str, argv: Sequence[str]) -> int:
     sends, waits = _SUBMIT in argv, _WAIT in argv
-    words = [word for word in argv if word not in (_SUBMIT, _WAIT)]
+    words = [_spelled(word) for word in argv if word not in (_SUBMIT, _WAIT)]
     if sends and _DRY_RUN in words:
         raise ConfigError(f"{_SUBMIT}: sends the job, which {_DRY_RUN} must not")
     if waits and not sends:
@@ -81,7 +82,7 @@ def _launch(stage: str, argv: Sequence[str]) -> int:
         description="Run a stage as a job on this machine or a cluster.",
         epilog=_EPILOG,
     )
-    where = backend(config.on)
+    where = backend(config.backend)
     frozen = freeze(config)
     rendered = where.render(frozen)
     if dry_run:
@@ -91,9 +92,15 @@ def _launch(stage: str, argv: Sequence[str]) -> int:
         print(shlex.join(rendered.command))
         return 0
     frozen.write(rendered.files)
-    submit(frozen.folder, config.on, rendered.command)
+    submit(frozen.folder, config.backend, rendered.command)
     print(f"{frozen.folder.name}: submitted; prefixworks launch status {frozen.folder.name}")
     return follow(frozen.folder) if waits else 0
+
+
+def _spelled(word: str) -> str:
+    """A word of the command line with `--on` as the setting that it stands for."""
+    name, equals, value = word.partition("=")
+    return f"{_BACKEND}{equals}{value}" if name == _ON else word
 
 
 def _act(action: str, argv: Sequence[str]) -> int:

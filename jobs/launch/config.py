@@ -49,8 +49,9 @@ class SlurmConfig:
 class LaunchConfig(JobConfig):
     """A job, and the backend that runs it."""
 
-    on: str = "local"
-    """Backend: `local` or `slurm`."""
+    backend: str = "local"
+    """Where it runs: `local` or `slurm`. The command line also calls it `--on`, which in YAML would
+    be read as true."""
     python: str | None = None
     """Interpreter on the nodes; None takes the one that launches, or `python` in an image."""
     slurm: SlurmConfig = field(default_factory=SlurmConfig)

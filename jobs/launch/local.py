@@ -43,7 +43,7 @@ class LocalBackend:
         for path, value in refused.items():
             if value is not None:
                 raise ConfigError(
-                    f"{path} = {value!r}: on = local runs what is installed on this one machine"
+                    f"{path} = {value!r}: backend = local runs what is installed here, alone"
                 )
         work = [*_limit(frozen), *frozen.command(interpreter(frozen))]
         lines = [

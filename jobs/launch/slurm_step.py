@@ -76,7 +76,7 @@ def check_step(launch: LaunchConfig) -> None:
     for index, volume in enumerate(launch.volumes):
         if not volume.source.startswith("/"):
             raise ConfigError(
-                f"volumes[{index}].source = {volume.source!r}: on = slurm mounts absolute paths"
+                f"volumes[{index}].source = {volume.source!r}: backend = slurm mounts paths from /"
             )
         if set(volume.source + volume.mount) & set(":,"):
             raise ConfigError(

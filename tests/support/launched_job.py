@@ -36,7 +36,7 @@ def launch_config(folder: Path, **settings: Any) -> LaunchConfig:
         "recipe": str(recipe(folder)),
         "output_root": str(folder / "launched"),
         "python": str(python),
-        "on": "slurm",
+        "backend": "slurm",
         **settings,
     }
     (folder / "job.yaml").write_text(yaml.safe_dump(tree))
@@ -46,6 +46,6 @@ def launch_config(folder: Path, **settings: Any) -> LaunchConfig:
 def rendered(launch: LaunchConfig) -> tuple[FrozenJob, Rendered]:
     """A job that is frozen and written, and what its backend made of it."""
     frozen = freeze(launch)
-    made = backend(launch.on).render(frozen)
+    made = backend(launch.backend).render(frozen)
     frozen.write(made.files)
     return frozen, made

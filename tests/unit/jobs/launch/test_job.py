@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from jobs.launch.backend import backend
+from jobs.launch.config import LaunchConfig
 from jobs.launch.freeze import freeze
 from jobs.launch.job import JobConfig, Volume
+from pipeline.config_reader import load
 from pipeline.errors import ConfigError
 from tests.support.launched_job import launch_config
+
+ROOT = Path(__file__).parents[4]
 
 
 @pytest.mark.parametrize(
@@ -34,8 +39,8 @@ from tests.support.launched_job import launch_config
         ({"environment": {"URI": "http://user:hidden@host"}}, "environment.URI: holds a password"),
         ({"secrets": [""]}, "secrets[0] = ''"),
         ({"volumes": [{"source": "/a", "mount": "b"}]}, "volumes[0].mount = 'b'"),
-        ({"on": "slrum"}, "did you mean slurm?"),
-        ({"on": "cloud"}, "on = 'cloud': must be one of local, slurm"),
+        ({"backend": "slrum"}, "did you mean slurm?"),
+        ({"backend": "cloud"}, "backend = 'cloud': must be one of local, slurm"),
         ({"slurm": {"sbatch_options": ["-p x"]}}, "slurm.sbatch_options[0] = '-p x'"),
         ({"image": "a.sif"}, "image = 'a.sif': needs slurm.container"),
         ({"slurm": {"container": "pyxis"}}, "needs slurm.container = pyxis or apptainer"),
@@ -47,8 +52,8 @@ from tests.support.launched_job import launch_config
         ({"overrides": ["tracking.uri=http://user:hidden@host"]}, "hold a password"),
         ({"output_root": "a%b"}, "must not hold '%'"),
         ({"output_root": "a:b"}, "must not hold ':'"),
-        ({"on": "local", "nodes": 2}, "nodes = 2: on = local"),
-        ({"on": "local", "image": "a.sif"}, "image = 'a.sif': on = local"),
+        ({"backend": "local", "nodes": 2}, "nodes = 2: backend = local"),
+        ({"backend": "local", "image": "a.sif"}, "image = 'a.sif': backend = local"),
     ],
 )
 def test_what_cannot_work_is_refused_by_its_path(
@@ -62,7 +67,7 @@ def test_what_cannot_work_is_refused_by_its_path(
 
 def rendered(folder: Path, settings: dict[str, Any]) -> None:
     launch = launch_config(folder, **settings)
-    backend(launch.on).render(freeze(launch))
+    backend(launch.backend).render(freeze(launch))
 
 
 def test_ranks_follow_accelerators_unless_said() -> None:
@@ -76,3 +81,15 @@ def test_ranks_follow_accelerators_unless_said() -> None:
 
 def test_a_volume_may_be_a_claim() -> None:
     assert Volume(source="pvc:data", mount="/data", read_only=True).source == "pvc:data"
+
+
+def test_the_jobs_of_the_documentation_are_valid(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "how-to" / "slurm.md").read_text()
+    whole, image = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "job.yaml").write_text(whole)
+    job = load(LaunchConfig, [tmp_path / "job.yaml"])
+    assert (ROOT / job.recipe).is_file()
+    assert (job.backend, job.ranks) == ("slurm", 16)
+    (tmp_path / "image.yaml").write_text(image)
+    job = load(LaunchConfig, [tmp_path / "job.yaml", tmp_path / "image.yaml"])
+    assert job.slurm.container == "apptainer"

@@ -262,7 +262,7 @@ def arrives(value: str, folder: str, override: str) -> None:
 @pytest.mark.skipif(SHELLCHECK is None, reason="shellcheck is not installed")
 @pytest.mark.parametrize("launcher", [*LAUNCHERS, "local"])
 def test_shellcheck_finds_nothing(launcher: str, tmp_path: Path) -> None:
-    place = {"on": "local"} if launcher == "local" else {"slurm": {"launcher": launcher}}
+    place = {"backend": "local"} if launcher == "local" else {"slurm": {"launcher": launcher}}
     script = script_of(
         tmp_path,
         environment={"VALUE": HOSTILE},
