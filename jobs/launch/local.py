@@ -47,7 +47,7 @@ class LocalBackend:
                 )
         work = [*_limit(frozen), *frozen.command(interpreter(frozen))]
         lines = [
-            *opening(frozen, 'kill -TERM "$step"'),
+            *opening(frozen, 'kill -TERM "$step";'),
             f"unset {' '.join(_RANK_VARIABLES)}",
             *packages_checked(frozen),
             f"{quoted(work)} &",

@@ -70,7 +70,8 @@ def opening(frozen: FrozenJob, forward: str) -> list[str]:
 
     Args:
         frozen: The job.
-        forward: Command that asks the running work, whose process is `$step`, to stop.
+        forward: Commands, with their separators, that ask the running work to stop, whose process
+            is `$step`.
     """
     launch = frozen.launch
     lines = [
@@ -80,7 +81,7 @@ def opening(frozen: FrozenJob, forward: str) -> list[str]:
         f"job={shlex.quote(str(frozen.folder))}",
         f'rm -f -- "$job"/{EXIT_STATUS}',
         "asked=0 disturbed=0 step='' status=1",
-        f'forward() {{ if [ -n "$step" ]; then {forward}; fi; }}',
+        f'forward() {{ if [ -n "$step" ]; then {forward} fi; }}',
         "trap 'asked=1 disturbed=1; forward' TERM USR1",
         "finish() {",
         f'  printf \'%s\\n\' "$1" >"$job"/.{EXIT_STATUS} &&'

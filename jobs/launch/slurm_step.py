@@ -20,11 +20,13 @@ def forward(launcher: str) -> str:
     """Shell that asks all ranks to save and stop.
 
     srun hands USR1 on; TERM it would answer by killing the ranks. DeepSpeed's launcher hands
-    nothing on, so there Slurm itself tells the processes of the step.
+    nothing on, so there Slurm itself tells the processes of the step, again and again, since the
+    launcher takes its time to make one.
     """
     if launcher == "deepspeed":
-        return 'scancel --signal=USR1 "$SLURM_JOB_ID"'
-    return 'kill -USR1 "$step"'
+        told = 'scancel --signal=USR1 "$SLURM_JOB_ID"; sleep 1'
+        return f'while kill -0 "$step" 2>/dev/null; do {told}; done &'
+    return 'kill -USR1 "$step";'
 
 
 def step(frozen: FrozenJob) -> list[str]:

@@ -150,6 +150,28 @@ def test_a_signal_reaches_the_ranks_and_their_status_decides(
     assert slurm.requeued() == requeued
 
 
+def test_deepspeeds_ranks_are_told_by_slurm_until_they_are_there(
+    tmp_path: Path, slurm: FakeSlurm
+) -> None:
+    stage = (
+        'case "$*" in *jobs.launch.packages*) exit 0 ;; esac\n'
+        # The first call comes too early for the ranks.
+        'until [ -e "$FAKE/early" ]; do kill -USR1 $PPID; sleep 0.2; done\n'
+        "trap 'exit 75' USR1\n"
+        'echo $$ >"$FAKE/.rank" && mv "$FAKE/.rank" "$FAKE/rank"\n'
+        "while :; do sleep 0.01; done"
+    )
+    write_program(tmp_path / "python", f"#!/bin/bash\n{stage}\n")
+    write_program(
+        slurm.programs / "scancel",
+        '#!/bin/bash\ntest "$*" = "--signal=USR1 4711" || exit 1\ntouch "$FAKE/early"\n'
+        'if [ -e "$FAKE/rank" ]; then kill -USR1 "$(cat "$FAKE/rank")"; fi\n',
+    )
+    script = script_of(tmp_path, slurm={"launcher": "deepspeed"})
+    assert slurm.run(script).returncode == 75
+    assert slurm.requeued() == ["4711"]
+
+
 def test_secrets_are_read_and_never_run(tmp_path: Path, slurm: FakeSlurm) -> None:
     secrets = tmp_path / "a file's secrets"
     secrets.write_text("# S3\n\nKEY=a=$(touch evil) `touch evil` 'q\nLAST=x")
