@@ -132,8 +132,13 @@ def _resolve(launch: LaunchConfig) -> tuple[LaunchConfig, Any]:
     if launch.processes_per_node is None and not launch.accelerators_per_node:
         # Nothing said: the recipe knows how many ranks it is made for.
         processes, over = divmod(config.engine.processes, launch.nodes)
-        if processes and not over:
-            launch = dataclasses.replace(launch, processes_per_node=processes)
+        if processes and over:
+            raise ConfigError(
+                f"processes_per_node = null: the recipe's engine.processes ="
+                f" {config.engine.processes} cannot be dealt evenly to {launch.nodes} nodes; give"
+                " processes_per_node"
+            )
+        launch = dataclasses.replace(launch, processes_per_node=max(1, processes))
     overrides.append(("engine.processes", str(launch.ranks)))
     if config.engine.threads_per_process is None:
         overrides.append(("engine.threads_per_process", str(launch.cpus_per_process)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 
 from jobs.launch.config import LaunchConfig
@@ -11,6 +12,9 @@ from pipeline.errors import ConfigError
 
 HOSTS = 'scontrol show hostnames "$SLURM_JOB_NODELIST"'
 """Shell that prints the job's nodes, one a line."""
+
+# What DeepSpeed puts between quotation marks, or separates variables by.
+_UNSAFE = re.compile(r"[^\w@+=./-]")
 
 _RANK_LOG = "rank-%t.log"
 _NODE_LOG = "node-%t.log"
@@ -102,10 +106,10 @@ def _deepspeed(frozen: FrozenJob) -> list[str]:
     separated by commas, and knows the nodes from a host file.
     """
     launch = frozen.launch
-    if "," in str(frozen.folder):
+    if _UNSAFE.search(str(frozen.folder)):
         raise ConfigError(
-            f"output_root = {launch.output_root!r}: {frozen.folder} must not hold ',' with"
-            " slurm.launcher = deepspeed, which separates variables by it"
+            f"output_root = {launch.output_root!r}: {str(frozen.folder)!r} may hold only letters,"
+            " digits and @+=./_- with slurm.launcher = deepspeed, which hands variables on unquoted"
         )
     srun = [
         f"--chdir={frozen.working_dir}",

@@ -28,6 +28,8 @@ echo "4711;cluster"
 _SQUEUE = """#!/bin/bash
 if [ -e "$FAKE/queue" ]; then cat "$FAKE/queue"; fi
 """
+# DeepSpeed looks for it, to know that there is Slurm.
+_SINFO = "#!/bin/bash\n"
 _SCANCEL = """#!/bin/bash
 echo "$@" >>"$FAKE/scancelled"
 """
@@ -37,6 +39,7 @@ _PROGRAMS = {
     "sbatch": _SBATCH,
     "squeue": _SQUEUE,
     "scancel": _SCANCEL,
+    "sinfo": _SINFO,
 }
 
 

