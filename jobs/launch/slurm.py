@@ -91,7 +91,8 @@ def _script(frozen: FrozenJob) -> list[str]:
     address = f'"{first}"' if slurm.master_addr is None else shlex.quote(slurm.master_addr)
     return [
         *opening(frozen, forward(slurm.launcher)),
-        *slurm.setup,
+        # What a site's own lines call often reads variables that are not set.
+        *(["set +u", *slurm.setup, "set -u"] if slurm.setup else []),
         f"MASTER_ADDR={address}",
         f"MASTER_PORT={_PORT}",
         f"OMP_NUM_THREADS={launch.cpus_per_process}",

@@ -230,6 +230,12 @@ def test_other_packages_end_the_job_before_any_rank(tmp_path: Path, slurm: FakeS
     assert not (slurm.folder / "srun.words").exists()
 
 
+def test_a_sites_own_lines_run_before_the_ranks(tmp_path: Path, slurm: FakeSlurm) -> None:
+    setup = ["load() { export LOADED=$1$NOT_SET; }", "load cuda"]
+    assert slurm.run(script_of(tmp_path, slurm={"setup": setup})).returncode == 0
+    assert slurm.srun_environment()["LOADED"] == "cuda"
+
+
 @pytest.mark.parametrize("container", ["pyxis", "apptainer"])
 def test_an_image_sees_the_folders_of_the_job(
     container: str, tmp_path: Path, slurm: FakeSlurm
