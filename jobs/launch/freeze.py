@@ -18,6 +18,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from jobs.launch.config import LaunchConfig
 from jobs.launch.job import JobConfig
 from jobs.launch.packages import installed
@@ -59,6 +61,15 @@ class FrozenJob:
         resume = ["--resume"] if self.launch.stage == "train" else []
         config = f"--config={self.folder / CONFIG}"
         return [python, "-m", f"jobs.{self.launch.stage}", config, *resume]
+
+    def last_file(self) -> Path:
+        """The file that a training run writes last; for other stages, one that is never there."""
+        if self.launch.stage != "train":
+            return self.folder / "none"
+        from pipeline.training.summary import SUMMARY_FILE
+
+        run = yaml.safe_load(self.files[CONFIG])
+        return self.working_dir / run["output_dir"] / run["name"] / SUMMARY_FILE
 
     def write(self, more: Mapping[str, str]) -> None:
         """Writes the folder, whole or not at all; an equal job's folder is left as it is.

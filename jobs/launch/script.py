@@ -47,9 +47,12 @@ wait_for_step() {
     status=$?
     if [ "$disturbed" -eq 0 ]; then break; fi
   done
-  # A process that was asked to stop before it could listen had nothing to save.
+  # A process that was asked to stop before it could listen had nothing to save, and one that has
+  # finished its run, but not ended yet, has nothing left to do.
   if [ "$asked" -eq 1 ]; then
-    case $status in 138 | 143) status=%d ;; esac
+    case $status in
+      138 | 143) if [ -e "$finished" ]; then status=0; else status=%d; fi ;;
+    esac
   fi
 }"""
 
@@ -79,6 +82,7 @@ def opening(frozen: FrozenJob, forward: str) -> list[str]:
         f"# Written by `prefixworks launch` for the job {launch.name}; described in job.yaml.",
         "set -u",
         f"job={shlex.quote(str(frozen.folder))}",
+        f"finished={shlex.quote(str(frozen.last_file()))}",
         f'rm -f -- "$job"/{EXIT_STATUS}',
         "asked=0 disturbed=0 step='' status=1",
         f'forward() {{ if [ -n "$step" ]; then {forward} fi; }}',

@@ -150,6 +150,20 @@ def test_a_signal_reaches_the_ranks_and_their_status_decides(
     assert slurm.requeued() == requeued
 
 
+def test_a_rank_killed_after_its_run_finished_is_not_run_again(
+    tmp_path: Path, slurm: FakeSlurm
+) -> None:
+    runs = tmp_path / "my runs"
+    (slurm.folder / "srun.body").write_text(
+        f"mkdir -p '{runs}/run'\ntouch '{runs}/run/summary.json'\n"
+        "kill -USR1 $PPID\nwhile :; do sleep 0.01; done"
+    )
+    script = script_of(tmp_path, overrides=[f"output_dir={runs}"])
+    assert slurm.run(script).returncode == 0
+    assert slurm.requeued() == []
+    assert recorded_end(script.parent, "").word == "finished"
+
+
 def test_deepspeeds_launcher_itself_calls_srun(tmp_path: Path, slurm: FakeSlurm) -> None:
     script = script_of(
         tmp_path,
