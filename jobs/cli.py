@@ -72,6 +72,11 @@ COMMANDS: dict[str, Command] = {
         "tune a prompt on a frozen base (DeepSpeed)",
         "prefixworks train --config=train.yaml --optimizer.lr=3e-3",
     ),
+    "launch": Command(
+        "jobs.launch.command",
+        "run a stage as a job, on this machine or a cluster, and look after it",
+        "prefixworks launch train --on=local --name=first --recipe=train.yaml --submit",
+    ),
     "runs": Command(
         "jobs.runs",
         "list runs, and tell MLflow what it missed while it was down",

@@ -114,7 +114,7 @@ def launch(config: RunConfig, argv: Sequence[str]) -> int:
             *("--log_level=critical", "--no_local_rank", "--module"),
             *("jobs.train", *argv),
         ]
-        with _Forwarding() as forwarding:
+        with Forwarding() as forwarding:
             launcher = subprocess.Popen(command, env=environment | place, preexec_fn=follow_parent)
             status = forwarding.wait(launcher)
     if (run_folder(config) / INTERRUPTED).is_file():
@@ -191,7 +191,7 @@ def _rank(config: RunConfig, resume: Resume | None) -> int:
     return 0
 
 
-class _Forwarding:
+class Forwarding:
     """Hands a request to stop to the ranks: the launcher itself would end them without a word."""
 
     def __init__(self) -> None:

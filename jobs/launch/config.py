@@ -1,0 +1,63 @@
+"""What `prefixworks launch` is told: the job, where it runs, and what only that place knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from jobs.launch.job import JobConfig
+from pipeline.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlurmConfig:
+    """What Slurm is asked for beside the job's own needs."""
+
+    launcher: Literal["srun", "torchrun", "deepspeed"] = "srun"
+    """Who starts the ranks: srun starts each, torchrun those of a node, or DeepSpeed's launcher."""
+    partition: str | None = None
+    """Partition; None takes the cluster's default."""
+    account: str | None = None
+    """Account that pays."""
+    qos: str | None = None
+    """Quality of service."""
+    constraint: str | None = None
+    """Features that the nodes must have."""
+    sbatch_options: list[str] = field(default_factory=list)
+    """More options of sbatch, each as `--name=value`."""
+    setup: list[str] = field(default_factory=list)
+    """Lines of shell that are run before the work, as they stand: `module load cuda`."""
+    master_addr: str | None = None
+    """Address at which the ranks meet; None takes the name of the job's first node."""
+    container: Literal["pyxis", "apptainer"] | None = None
+    """What runs the image."""
+
+    def __post_init__(self) -> None:
+        for path in ("partition", "account", "qos", "constraint", "master_addr"):
+            text = getattr(self, path)
+            if text is not None and (not text or "\0" in text):
+                raise ConfigError(f"{path} = {text!r}: must not be empty; null leaves it out")
+        for index, option in enumerate(self.sbatch_options):
+            if not option.startswith("--") or len(option) < 3 or "\0" in option:
+                raise ConfigError(f"sbatch_options[{index}] = {option!r}: must be --name=value")
+        for index, line in enumerate(self.setup):
+            if "\0" in line:
+                raise ConfigError(f"setup[{index}]: must not hold a NUL character")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchConfig(JobConfig):
+    """A job, and the backend that runs it."""
+
+    backend: str = "local"
+    """Where it runs: `local` or `slurm`. The command line also calls it `--on`, which in YAML would
+    be read as true."""
+    python: str | None = None
+    """Interpreter on the nodes; None takes the one that launches, or `python` in an image."""
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)
+    """What only Slurm is asked for."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.python is not None and (not self.python or "\0" in self.python):
+            raise ConfigError(f"python = {self.python!r}: must be a path or the name of a program")

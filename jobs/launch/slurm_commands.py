@@ -1,0 +1,83 @@
+"""Slurm's own commands: submitting, asking, cancelling."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+from jobs.launch.backend import JobState
+from jobs.launch.job_folder import recorded_end
+from pipeline.errors import DataError
+
+_LONGEST_S = 60.0
+_ID = re.compile(r"(\d+)(?:;.*)?")
+_WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD"}
+_RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
+
+
+def submit(command: list[str]) -> str:
+    """Runs sbatch; the number that it gives the job.
+
+    Raises:
+        DataError: sbatch is missing, refuses the job or does not answer.
+    """
+    said = _run(command).strip()
+    found = _ID.fullmatch(said)
+    if found is None:
+        raise DataError(f"sbatch answered {said!r}, which is no number of a job")
+    return found[1]
+
+
+def state(folder: Path, job_id: str) -> JobState:
+    """How a job stands: by the queue while it is there, then by what its script wrote down.
+
+    Raises:
+        DataError: Slurm does not answer.
+    """
+    # Asked for one job that is gone, squeue fails; for all of a user's, it never does.
+    queue = _run(["squeue", "--noheader", "--me", "--states=all", "--format=%A|%T|%r"])
+    for line in queue.splitlines():
+        number, _, rest = line.strip().partition("|")
+        word, _, reason = rest.partition("|")
+        if number != job_id:
+            continue
+        detail = f"Slurm job {job_id}: {word}" + (f" ({reason})" if reason != "None" else "")
+        if word in _WAITING:
+            return JobState(word="waiting", detail=detail)
+        if word in _RUNNING:
+            return JobState(word="running", detail=detail)
+        return _ended(folder, detail)
+    return _ended(folder, f"Slurm job {job_id} is gone; sacct -j {job_id} may know why")
+
+
+def cancel(job_id: str) -> None:
+    """Ends a job.
+
+    Raises:
+        DataError: Slurm refuses or does not answer.
+    """
+    _run(["scancel", job_id])
+
+
+def _ended(folder: Path, detail: str) -> JobState:
+    return recorded_end(folder, f"{detail}; its script wrote no end down")
+
+
+def _run(command: list[str]) -> str:
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=_LONGEST_S
+        )
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{command[0]} is not on PATH; launch where Slurm's commands are installed"
+        ) from error
+    except OSError as error:
+        raise DataError(f"{command[0]} cannot be run: {error.strerror}") from error
+    except subprocess.TimeoutExpired as error:
+        raise DataError(f"{command[0]} gave no answer within {_LONGEST_S:.0f} s") from error
+    except subprocess.CalledProcessError as error:
+        said = " ".join(error.stderr.split()) or f"exit status {error.returncode}"
+        raise DataError(f"{command[0]} failed: {said}") from error
+    return done.stdout
