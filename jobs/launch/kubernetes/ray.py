@@ -91,7 +91,7 @@ def _cluster(job: JobConfig, workers: int) -> Manifest:
 
 
 def _probes() -> dict[str, Any]:
-    """KubeRay's own probes call wget, which the image does not have."""
+    """Those that KubeRay adds may call wget, which the image does not have."""
     ask = {"httpGet": {"path": "/api/local_raylet_healthz", "port": _AGENT_PORT}}
     patience = {"initialDelaySeconds": 30, "periodSeconds": 10, "timeoutSeconds": 5}
     return {
