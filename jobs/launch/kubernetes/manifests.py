@@ -14,6 +14,7 @@ from jobs.launch.kubernetes.ray import ray_cluster, rayjob
 from jobs.launch.kubernetes.text import dump
 from jobs.launch.kubernetes.training import indexed_job, jobset, pytorchjob, trainjob
 from pipeline.errors import ConfigError
+from pipeline.tracking.secrets import redact
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 """What a job can be rendered as; the first needs no operator in the cluster."""
@@ -73,6 +74,13 @@ def arguments(job: JobConfig) -> list[str]:
 
 
 def _frozen(job: JobConfig, recipe: str) -> Manifest:
+    words = json.dumps(arguments(job), indent=1) + "\n"
+    if redact(recipe) != recipe or redact(words) != words:
+        # Whoever may look at pods may read it there.
+        raise ConfigError(
+            f"recipe = {job.recipe!r}: it or an override holds a password; name the address in a"
+            " variable, such as MLFLOW_TRACKING_URI, by secrets"
+        )
     size = len(recipe.encode())
     if size > _LARGEST_RECIPE:
         raise ConfigError(
@@ -84,7 +92,7 @@ def _frozen(job: JobConfig, recipe: str) -> Manifest:
         "metadata": metadata(job),
         # A pod that starts again runs what was submitted.
         "immutable": True,
-        "data": {RECIPE: recipe, ARGUMENTS: json.dumps(arguments(job), indent=1) + "\n"},
+        "data": {RECIPE: recipe, ARGUMENTS: words},
     }
 
 

@@ -251,6 +251,16 @@ def test_a_resolved_recipe_takes_the_place_of_the_file(tmp_path: Path) -> None:
     assert frozen["immutable"] is True
 
 
+def test_a_password_is_never_written_into_a_config_map(tmp_path: Path) -> None:
+    address = "https://ann:hunter22@mlflow.example"
+    job = job_for("jobset", tmp_path)
+    with pytest.raises(ConfigError, match="holds a password") as refused:
+        render(job, "jobset", recipe=f"tracking: {{uri: {address}}}\n")
+    assert "hunter22" not in str(refused.value)
+    with pytest.raises(ConfigError, match="holds a password"):
+        render(replace(job, overrides=[f"tracking.uri={address}"]), "jobset")
+
+
 def test_unknown_kinds_and_workers_are_refused(tmp_path: Path) -> None:
     job = job_for("rayjob", tmp_path)
     with pytest.raises(ConfigError, match="must be one of indexed-job, jobset, trainjob"):
