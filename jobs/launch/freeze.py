@@ -68,7 +68,7 @@ class FrozenJob:
             return self.folder / "none"
         from pipeline.training.summary import SUMMARY_FILE
 
-        run = yaml.safe_load(self.files[CONFIG])
+        run: dict[str, str] = yaml.safe_load(self.files[CONFIG])
         return self.working_dir / run["output_dir"] / run["name"] / SUMMARY_FILE
 
     def write(self, more: Mapping[str, str]) -> None:
