@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
+import site
 import sys
 from collections.abc import Mapping
 from importlib.metadata import distributions
@@ -20,7 +21,11 @@ def installed() -> dict[str, str]:
     """Version of Python and of every installed distribution, by lower-case name."""
     # Metadata that is damaged has no name; the first on the path is the one that is imported.
     found: dict[str, str] = {}
-    for each in distributions():
+    # Not sys.path, to which libraries such as Ray add copies of packages that they bring along.
+    places = site.getsitepackages()
+    if site.ENABLE_USER_SITE:
+        places.append(site.getusersitepackages())
+    for each in distributions(path=places):
         if each.metadata["Name"]:
             found.setdefault(each.metadata["Name"].lower(), each.version)
     return {"python": platform.python_version(), **dict(sorted(found.items()))}

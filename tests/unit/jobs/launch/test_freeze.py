@@ -76,6 +76,17 @@ def test_a_disk_that_refuses_leaves_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "in the way"
 
 
+def test_what_a_library_brings_along_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "brought_along-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: brought-along\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "brought-along" not in installed()
+    assert "prefixworks" in installed()
+
+
 def test_other_packages_end_a_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     here = installed()
     lock = tmp_path / "packages.json"

@@ -68,11 +68,12 @@ def test_ranks_that_end_well_end_the_pod_well(tmp_path: Path) -> None:
 
 
 def test_a_saved_rank_lets_all_others_save_and_the_pod_ends_with_75(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
     threading.Thread(target=_stop_when_ready, args=(tmp_path, 3), daemon=True).start()
     assert entry.run_ranks(python(SAVES, str(tmp_path)), environments(3)) == 75
     assert len(list(tmp_path.glob("saved-*"))) == 3
     # Who runs next in this process has its own handlers again.
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_one_rank_that_leaves_with_75_takes_the_others_along(tmp_path: Path) -> None:
