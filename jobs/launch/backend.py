@@ -15,6 +15,7 @@ from pipeline.errors import ConfigError
 MODULES = {
     "local": "jobs.launch.local",
     "slurm": "jobs.launch.slurm",
+    "kubernetes": "jobs.launch.kubernetes.backend",
 }
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from jobs.launch.job import JobConfig
+from jobs.launch.kubernetes.checks import Kind
 from pipeline.errors import ConfigError
 
 
@@ -46,16 +47,41 @@ class SlurmConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KubernetesConfig:
+    """What a job becomes on Kubernetes, and in which cluster."""
+
+    kind: Kind = "indexed-job"
+    """Kind of the job's object; all but indexed-job need their operator in the cluster."""
+    ray_workers: int = 1
+    """Pods of a rayjob's cluster beside its head."""
+    namespace: str | None = None
+    """Namespace; None takes the one that kubectl is set up for."""
+    context: str | None = None
+    """Entry of kubectl's configuration, which names a cluster and a user; None takes the current
+    one."""
+
+    def __post_init__(self) -> None:
+        if self.ray_workers < 1:
+            raise ConfigError(f"ray_workers = {self.ray_workers}: must be 1 or more")
+        for path in ("namespace", "context"):
+            text = getattr(self, path)
+            if text is not None and (not text or "\0" in text):
+                raise ConfigError(f"{path} = {text!r}: must not be empty; null leaves it out")
+
+
+@dataclass(frozen=True, kw_only=True)
 class LaunchConfig(JobConfig):
     """A job, and the backend that runs it."""
 
     backend: str = "local"
-    """Where it runs: `local` or `slurm`. The command line also calls it `--on`, which in YAML would
-    be read as true."""
+    """Where it runs: `local`, `slurm` or `kubernetes`. The command line also calls it `--on`, which
+    YAML reads as true."""
     python: str | None = None
     """Interpreter on the nodes; None takes the one that launches, or `python` in an image."""
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
     """What only Slurm is asked for."""
+    kubernetes: KubernetesConfig = field(default_factory=KubernetesConfig)
+    """What only Kubernetes is asked for."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
