@@ -31,7 +31,7 @@ class KubernetesBackend:
         if where.kind == "ray-cluster":
             raise ConfigError(
                 "kubernetes.kind = ray-cluster: a cluster is no job and never ends; python -m"
-                " jobs.launch.kubernetes --kind=ray-cluster writes its manifests"
+                " jobs.launch.kubernetes --kubernetes.kind=ray-cluster writes its manifests"
             )
         # The overrides are part of the frozen settings already.
         settled = dataclasses.replace(launch, overrides=[])
