@@ -9,9 +9,11 @@ from pathlib import Path
 _SITE = """
 import os, sys, time
 
+ranks = ("jobs.train", "jobs.launch.host_rank")
+launchers = ("deepspeed.launcher.runner", "deepspeed.launcher.launch", "torch.distributed.run")
 words = sys.orig_argv
-if any(word == "jobs.train" or word.endswith("jobs/train.py") for word in words) and not any(
-    word in words for word in ("deepspeed.launcher.runner", "torch.distributed.run")
+if any(word in ranks or word.endswith("jobs/train.py") for word in words) and not any(
+    word in launchers for word in words
 ):
     import {module} as module
 
