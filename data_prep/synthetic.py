@@ -21,7 +21,14 @@ from data_prep.errors import DataError
 from data_prep.world.annotations import ReferWriter, SceneRows, SplitWriter, scene_rows
 from data_prep.world.drawing import jpeg_bytes
 from data_prep.world.scene import MAX_SCENES_PER_SPLIT, make_scene, scene_random
-from data_prep.world.vocabulary import DOMAINS, SPLITS, Domain, Split
+from data_prep.world.vocabulary import (
+    DOMAINS,
+    EXPRESSIONS,
+    SPLITS,
+    Domain,
+    Expressions,
+    Split,
+)
 
 WORLD_FORMAT = "prefixworks.world/1"
 _RECORD_NAME = "world.json"
@@ -35,15 +42,22 @@ class WorldPlan:
     domain: Domain
     scenes: dict[Split, int]
     seed: int
+    expressions: Expressions = "varied"
     format: str = WORLD_FORMAT
 
 
-def plan_world(*, domain: str, scenes: Mapping[str, int], seed: int) -> WorldPlan:
+def plan_world(
+    *, domain: str, scenes: Mapping[str, int], seed: int, expressions: str = "varied"
+) -> WorldPlan:
     """Checks the parameters of a world.
 
     Raises:
-        DataError: the domain or a split is unknown, or a number of scenes is out of range.
+        DataError: the domain, a split or the kind of expressions is unknown, or a number of scenes
+            is out of range.
     """
+    spoken = next((known for known in EXPRESSIONS if known == expressions), None)
+    if spoken is None:
+        raise DataError(f"expressions {expressions!r} are unknown: use {' or '.join(EXPRESSIONS)}")
     known_domain = next((known for known in DOMAINS if known == domain), None)
     if known_domain is None:
         raise DataError(f"domain {domain!r} is unknown: use one of {', '.join(DOMAINS)}")
@@ -56,7 +70,7 @@ def plan_world(*, domain: str, scenes: Mapping[str, int], seed: int) -> WorldPla
             raise DataError(f"{count} scenes for {split}: must be 1 to {MAX_SCENES_PER_SPLIT}")
     if not counts:
         raise DataError("a world needs scenes for at least one split")
-    return WorldPlan(domain=known_domain, scenes=counts, seed=seed)
+    return WorldPlan(domain=known_domain, scenes=counts, seed=seed, expressions=spoken)
 
 
 def write_world(
@@ -65,6 +79,7 @@ def write_world(
     domain: str,
     scenes: Mapping[str, int],
     seed: int,
+    expressions: str = "varied",
     processes: int | None = None,
 ) -> bool:
     """Writes a world, or finds that the same one is already there.
@@ -75,6 +90,7 @@ def write_world(
         scenes: number of scenes for each of `train`, `val`, `test`; a split that is left out is not
             written.
         seed: any integer.
+        expressions: `varied` phrasings of what is referred to, or `full` descriptions only.
         processes: how many processes draw; the bytes do not depend on it. None takes the usable
             cores.
 
@@ -85,7 +101,7 @@ def write_world(
         DataError: the parameters are wrong, the folder holds something else, or it cannot be
             written.
     """
-    plan = plan_world(domain=domain, scenes=scenes, seed=seed)
+    plan = plan_world(domain=domain, scenes=scenes, seed=seed, expressions=expressions)
     target = Path(folder).absolute()
     if target.exists():
         _check_same(target, plan)
@@ -123,7 +139,13 @@ def read_world_plan(folder: str | os.PathLike[str]) -> WorldPlan:
     if not isinstance(record, dict) or record.get("format") != WORLD_FORMAT:
         raise DataError(f"{path} does not describe a world of format {WORLD_FORMAT}")
     try:
-        return plan_world(domain=record["domain"], scenes=record["scenes"], seed=record["seed"])
+        return plan_world(
+            domain=record["domain"],
+            scenes=record["scenes"],
+            seed=record["seed"],
+            # Worlds from before there was a choice.
+            expressions=record.get("expressions", "varied"),
+        )
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} lacks a usable field: {error}") from error
 
@@ -139,7 +161,8 @@ def _check_same(target: Path, plan: WorldPlan) -> None:
 
 def _in_words(plan: WorldPlan) -> str:
     scenes = ", ".join(f"{count} {split}" for split, count in plan.scenes.items())
-    return f"{plan.domain}, {scenes}, seed {plan.seed}"
+    spoken = "" if plan.expressions == "varied" else f", {plan.expressions} expressions"
+    return f"{plan.domain}, {scenes}, seed {plan.seed}{spoken}"
 
 
 def _write_all(folder: Path, plan: WorldPlan, processes: int) -> None:
@@ -179,5 +202,5 @@ def _make_chunk(images: Path, plan: WorldPlan, split: Split, chunk: range) -> li
         rng = scene_random(plan.seed, plan.domain, split, index)
         scene = make_scene(rng, plan.domain, split, index)
         (images / scene.file_name).write_bytes(jpeg_bytes(scene))
-        rows.append(scene_rows(rng, scene))
+        rows.append(scene_rows(rng, scene, plan.expressions))
     return rows

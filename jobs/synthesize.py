@@ -34,6 +34,9 @@ class SynthesizeConfig:
     """`upstream` for pretraining, `downstream` for tuning: no coloured shape is in both."""
     scenes: SceneCounts = field(default_factory=SceneCounts)
     """Scenes for each split."""
+    expressions: Literal["varied", "full"] = "varied"
+    """What refers to things: all phrasings of the domain, or `full` descriptions only, which are
+    what a base from random weights learns to match first."""
     seed: int = 0
     """Another seed is another world."""
     processes: int | None = None
@@ -53,9 +56,12 @@ def main(argv: Sequence[str]) -> int:
         domain=config.domain,
         scenes={split: count for split, count in asked.items() if count},
         seed=config.seed,
+        expressions=config.expressions,
     )
     scenes = ", ".join(f"{count} {split}" for split, count in plan.scenes.items())
     what = f"{plan.domain} world of {scenes} scenes, seed {plan.seed}"
+    if plan.expressions != "varied":
+        what += f", {plan.expressions} expressions"
     if dry_run:
         print(f"would write to {config.output}: {what}")
         return 0
@@ -65,6 +71,7 @@ def main(argv: Sequence[str]) -> int:
         domain=plan.domain,
         scenes={str(split): count for split, count in plan.scenes.items()},
         seed=plan.seed,
+        expressions=plan.expressions,
         processes=config.processes,
     )
     if written:

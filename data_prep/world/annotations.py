@@ -18,7 +18,7 @@ from data_prep.world.expressions import expressions
 from data_prep.world.hypotheses import Hypothesis, hypothesis
 from data_prep.world.questions import Question, annotators_answers, questions
 from data_prep.world.scene import Scene, Thing
-from data_prep.world.vocabulary import CATEGORY_IDS, Domain, Split
+from data_prep.world.vocabulary import CATEGORY_IDS, Domain, Expressions, Split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +35,19 @@ class SceneRows:
     refer_image: str
 
 
-def scene_rows(rng: random.Random, scene: Scene) -> SceneRows:
+def scene_rows(rng: random.Random, scene: Scene, spoken: Expressions = "varied") -> SceneRows:
     """Speaks about the scene and renders every row.
 
     The calls draw from one `rng`, so their order decides the texts.
+
+    Args:
+        rng: Decides.
+        scene: What is spoken of.
+        spoken: Kind of the referring expressions.
     """
     texts = captions(scene)
     asked = questions(rng, scene)
-    refs = _refs(rng, scene)
+    refs = _refs(rng, scene, spoken)
     statement = hypothesis(rng, scene)
     image = {
         "id": scene.image_id,
@@ -115,9 +120,9 @@ def _vqa_annotation(
     }
 
 
-def _refs(rng: random.Random, scene: Scene) -> tuple[dict[str, Any], ...]:
+def _refs(rng: random.Random, scene: Scene, spoken: Expressions) -> tuple[dict[str, Any], ...]:
     rows = []
-    for number, expression in enumerate(expressions(rng, scene)):
+    for number, expression in enumerate(expressions(rng, scene, spoken)):
         place = next(n for n, thing in enumerate(scene.things) if thing is expression.target)
         ref_id = scene.image_id * 10 + number
         sentence = {

@@ -21,7 +21,7 @@ from data_prep.world.referring import (
     relational_references,
 )
 from data_prep.world.scene import Scene, Thing
-from data_prep.world.vocabulary import SIZE_SYNONYM, Domain
+from data_prep.world.vocabulary import SIZE_SYNONYM, Domain, Expressions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +78,15 @@ _FURTHEST: dict[Relation, str] = {
 }
 
 
-def expressions(rng: random.Random, scene: Scene) -> list[Expression]:
-    """A few expressions with different targets; fewer where they would be unclear."""
-    makers, weights = _MAKERS[scene.domain]
+def expressions(rng: random.Random, scene: Scene, kind: Expressions = "varied") -> list[Expression]:
+    """A few expressions with different targets; fewer where they would be unclear.
+
+    Args:
+        rng: Decides.
+        scene: What is spoken of.
+        kind: `varied` for all of the domain's phrasings; `full` names all attributes and no more.
+    """
+    makers, weights = _MAKERS[scene.domain] if kind == "varied" else ((_by_kind,), (1.0,))
     count = _COUNT[scene.domain]
     found: list[Expression] = []
     for _ in range(6 * count):

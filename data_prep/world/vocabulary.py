@@ -8,9 +8,11 @@ from typing import Literal, get_args
 
 Domain = Literal["upstream", "downstream"]
 Split = Literal["train", "val", "test"]
+Expressions = Literal["varied", "full"]
 
 DOMAINS: tuple[Domain, ...] = get_args(Domain)
 SPLITS: tuple[Split, ...] = get_args(Split)
+EXPRESSIONS: tuple[Expressions, ...] = get_args(Expressions)
 
 # Saturated and far apart, so that they survive JPEG's chroma subsampling and the muted backgrounds.
 COLOURS: dict[str, tuple[int, int, int]] = {

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from data_prep.errors import DataError
+from data_prep.synthetic import write_world
 from data_prep.world.vocabulary import COLOURS, DOMAINS, PAIRS, SHAPES, Domain
 from tests.support.worlds import SCENES, read_json
 
@@ -122,6 +124,21 @@ def test_expressions_mean_exactly_their_box(worlds: dict[str, Path], domain: Dom
     assert 0.1 < share < 0.4 if domain == "upstream" else 0.4 < share < 0.8
     assert kinds["extreme"]
     assert kinds["attributes"]
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_full_expressions_name_all_attributes_of_one_thing(tmp_path: Path, domain: Domain) -> None:
+    world = tmp_path / "world"
+    write_world(world, domain=domain, scenes={"val": 40}, seed=5, expressions="full", processes=1)
+    things = things_of(world)
+    refs = read_refs(world)
+    assert len(refs) > 60
+    for ref in refs:
+        text = ref["sentences"][0]["sent"].removeprefix("the ")
+        (meant,) = matching(things[ref["image_id"]], text)
+        assert (meant["name"], meant["id"]) == (text, ref["ann_id"])
+    with pytest.raises(DataError, match=r"holds another world .*asked for upstream"):
+        write_world(world, domain="upstream", scenes={"val": 40}, seed=5)
 
 
 def test_the_domains_share_words_but_no_coloured_shape(worlds: dict[str, Path]) -> None:
