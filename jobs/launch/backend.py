@@ -15,6 +15,8 @@ from pipeline.errors import ConfigError
 MODULES = {
     "local": "jobs.launch.local",
     "slurm": "jobs.launch.slurm",
+    "hosts": "jobs.launch.hosts",
+    "kubernetes": "jobs.launch.kubernetes.backend",
 }
 
 

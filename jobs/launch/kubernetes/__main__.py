@@ -24,7 +24,7 @@ from pipeline.errors import ConfigError
 
 _EPILOG = """examples:
   python -m jobs.launch.kubernetes --config=job.yaml --output=manifests
-  python -m jobs.launch.kubernetes --config=job.yaml --kind=jobset --dry-run
+  python -m jobs.launch.kubernetes --config=job.yaml --kubernetes.kind=jobset --dry-run
 
 --dry-run prints the manifests and writes nothing. Nothing is sent: the command prints how.
 """
@@ -43,7 +43,8 @@ def main(argv: Sequence[str]) -> int:
         description="Write a job's manifests for Kubernetes.",
         epilog=_EPILOG,
     )
-    files = render(config, config.kind, ray_workers=config.ray_workers)
+    where = config.kubernetes
+    files = render(config, where.kind, ray_workers=where.ray_workers)
     if dry_run:
         for name, text in files.items():
             print(f"---\n# {name}\n{text}", end="")
@@ -51,10 +52,10 @@ def main(argv: Sequence[str]) -> int:
     _write(Path(config.output), files)
     print(f"{len(files)} manifests in {config.output}; then:")
     for command in (
-        submit_command(config.output),
-        status_command(config, config.kind),
-        logs_command(config),
-        cancel_command(config.output),
+        submit_command(config.output, where.namespace),
+        status_command(config, where.kind, where.namespace),
+        logs_command(config, where.namespace),
+        cancel_command(config.output, where.namespace),
     ):
         print(f"  {shlex.join(command)}")
     return 0

@@ -20,19 +20,19 @@ RESOURCES: dict[Kind, str] = {
 
 def submit_command(folder: str | Path, namespace: str | None = None) -> list[str]:
     """Sends all manifests of a folder."""
-    return [*_kubectl(namespace), "apply", f"--filename={folder}"]
+    return [*kubectl(namespace), "apply", f"--filename={folder}"]
 
 
 def status_command(job: JobConfig, kind: Kind, namespace: str | None = None) -> list[str]:
     """Shows the job and its pods."""
     wanted = f"{RESOURCES[kind]},pods"
-    return [*_kubectl(namespace), "get", wanted, f"--selector={INSTANCE}={job.name}"]
+    return [*kubectl(namespace), "get", wanted, f"--selector={INSTANCE}={job.name}"]
 
 
 def logs_command(job: JobConfig, namespace: str | None = None) -> list[str]:
     """Prints what the pods of the job have said so far, each line with the name of its pod."""
     return [
-        *(*_kubectl(namespace), "logs", f"--selector={INSTANCE}={job.name}"),
+        *(*kubectl(namespace), "logs", f"--selector={INSTANCE}={job.name}"),
         # Of a selector, kubectl shows ten lines of five pods unless told otherwise.
         *("--prefix", "--tail=-1", f"--max-log-requests={job.nodes + 1}"),
     ]
@@ -40,8 +40,13 @@ def logs_command(job: JobConfig, namespace: str | None = None) -> list[str]:
 
 def cancel_command(folder: str | Path, namespace: str | None = None) -> list[str]:
     """Ends the job and removes its objects; the ranks get SIGTERM and their time to save."""
-    return [*_kubectl(namespace), "delete", f"--filename={folder}", "--ignore-not-found"]
+    return [*kubectl(namespace), "delete", f"--filename={folder}", "--ignore-not-found"]
 
 
-def _kubectl(namespace: str | None) -> list[str]:
-    return ["kubectl", *([f"--namespace={namespace}"] if namespace else [])]
+def kubectl(namespace: str | None, context: str | None = None) -> list[str]:
+    """The program, told where: None takes what it is set up for."""
+    return [
+        "kubectl",
+        *([f"--context={context}"] if context else []),
+        *([f"--namespace={namespace}"] if namespace else []),
+    ]

@@ -1,20 +1,15 @@
-"""ManifestConfig: a job and the kind of manifest that it becomes."""
+"""ManifestConfig: a job and the folder that its manifests are written to."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jobs.launch.job import JobConfig
-from jobs.launch.kubernetes.checks import Kind
+from jobs.launch.config import LaunchConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class ManifestConfig(JobConfig):
-    """A job as Kubernetes runs it."""
+class ManifestConfig(LaunchConfig):
+    """A job as Kubernetes runs it; what only other backends are asked for is not read."""
 
-    kind: Kind = "indexed-job"
-    """What it becomes; all but indexed-job need their operator in the cluster."""
-    ray_workers: int = 1
-    """Pods of a Ray cluster beside its head, for rayjob and ray-cluster."""
     output: str = "manifests"
     """Folder for the files; it must not exist or be empty."""

@@ -36,7 +36,7 @@ def test_it_writes_what_kubectl_takes_and_says_how(
     for name in names:
         validate(yaml.safe_load((folder / name).read_text()))
     said = capsys.readouterr().out
-    assert f"kubectl apply '--filename={folder}'" in said
+    assert f"kubectl --namespace=ml apply '--filename={folder}'" in said
     # What is there is never written over.
     with pytest.raises(ConfigError, match="holds files; name another folder"):
         main([f"--config={job}", f"--output={folder}"])
@@ -46,7 +46,7 @@ def test_a_dry_run_shows_the_same_and_writes_nothing(
     job: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "none"
-    arguments = [f"--config={job}", "--kind=jobset", f"--output={output}"]
+    arguments = [f"--config={job}", "--kubernetes.kind=jobset", f"--output={output}"]
     assert main([*arguments, "--dry-run"]) == 0
     assert not output.exists()
     _, *shown = capsys.readouterr().out.split("---\n")
