@@ -45,10 +45,15 @@ Capacity = Callable[[], int]
 
 
 @contextmanager
-def cluster(address: str | None, workers: int | None) -> Iterator[Capacity]:
+def cluster(address: str | None, workers: int | None, gpus: int = 0) -> Iterator[Capacity]:
     """Connects to a cluster, or starts one on this machine that ends with the block.
 
     Without an address, RAY_ADDRESS counts, which Ray sets for what `ray job submit` runs.
+
+    Args:
+        address: Of the cluster.
+        workers: CPUs of a cluster that is started here; tasks at once on another.
+        gpus: GPUs of a cluster that is started here.
 
     Yields:
         Says how many shards may be handed out at once.
@@ -64,7 +69,7 @@ def cluster(address: str | None, workers: int | None) -> Iterator[Capacity]:
                 # Without the word, Ray joins whatever cluster it finds traces of on the machine.
                 address="local",
                 num_cpus=workers or len(os.sched_getaffinity(0)),
-                num_gpus=0,
+                num_gpus=gpus,
                 object_store_memory=OBJECT_STORE_BYTES,
                 include_dashboard=False,
                 log_to_driver=False,

@@ -72,6 +72,11 @@ COMMANDS: dict[str, Command] = {
         "tune a prompt on a frozen base (DeepSpeed)",
         "prefixworks train --config=train.yaml --optimizer.lr=3e-3",
     ),
+    "sweep": Command(
+        "jobs.sweep.command",
+        "train variants of a run, and say which is best (Ray Tune)",
+        "prefixworks sweep --config=sweep.yaml --dry-run",
+    ),
     "launch": Command(
         "jobs.launch.command",
         "run a stage as a job, on this machine or a cluster, and look after it",

@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
     if "RANK" in os.environ or "SLURM_PROCID" in os.environ:
         return _rank(config, resume)
     check_folder(config, config.engine.processes, resume)
-    _check_inputs(config)
+    check_inputs(config)
     if config.engine.processes == 1:
         return _rank(config, resume)
     return launch(config, argv)
@@ -227,8 +227,17 @@ class Forwarding:
                     rank.send_signal(number)
 
 
-def _check_inputs(config: RunConfig) -> list[Manifest]:
-    """Looks for base and data once, before every rank does; the manifests of the training data."""
+def check_inputs(config: RunConfig) -> list[Manifest]:
+    """Looks for base and data once, before every rank does.
+
+    Returns:
+        the manifests of the training data.
+
+    Raises:
+        ConfigError: no training data are named.
+        DataError: a data set cannot be read.
+        CheckpointError: there is no such base.
+    """
     from data_prep.manifest import read_manifest
     from model.checkpoint import load_config
     from pipeline.tasks.answers import read_answers
@@ -244,7 +253,7 @@ def _check_inputs(config: RunConfig) -> list[Manifest]:
 
 
 def _plan(config: RunConfig) -> str:
-    manifests = _check_inputs(config)
+    manifests = check_inputs(config)
     training, ranks = config.training, config.engine.processes
     batch = training.batch_size_per_rank * training.gradient_accumulation * ranks
     samples = sum(

@@ -13,6 +13,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -105,14 +106,15 @@ def read_command_line(argv: Sequence[str]) -> CommandLine:
 
 def load(
     config_class: type[ConfigT],
-    recipes: Sequence[str | Path] = (),
+    recipes: Sequence[str | Path | Mapping[str, Any]] = (),
     overrides: Sequence[tuple[str, str]] = (),
 ) -> ConfigT:
     """Composes a configuration from recipes and overrides.
 
     Args:
         config_class: Frozen dataclass of the settings.
-        recipes: YAML files; later ones win, setting by setting.
+        recipes: YAML files, or settings as such a file holds them; later ones win, setting by
+            setting.
         overrides: Dotted paths with text, after all recipes. A number in the path is a place in a
             list. A whole section may be given as YAML or as the name of a YAML file.
 
@@ -121,7 +123,7 @@ def load(
     """
     tree: dict[str, Any] = {}
     for recipe in recipes:
-        _merge(tree, read_yaml(recipe))
+        _merge(tree, deepcopy(recipe) if isinstance(recipe, Mapping) else read_yaml(recipe))
     for path, text in overrides:
         _override(tree, config_class, path, text)
     config: ConfigT = build(config_class, tree)

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -26,6 +26,9 @@ from jobs.launch.packages import installed
 from pipeline.config_reader import load, to_yaml
 from pipeline.errors import ConfigError, DataError
 from pipeline.tracking.secrets import redact
+
+if TYPE_CHECKING:
+    from jobs.sweep.config import SweepConfig
 
 CONFIG = "config.yaml"
 JOB = "job.yaml"
@@ -58,7 +61,7 @@ class FrozenJob:
         Args:
             python: The interpreter.
         """
-        resume = ["--resume"] if self.launch.stage == "train" else []
+        resume = ["--resume"] if self.launch.saves else []
         config = f"--config={self.folder / CONFIG}"
         return [python, "-m", f"jobs.{self.launch.stage}", config, *resume]
 
@@ -138,6 +141,8 @@ def _resolve(launch: LaunchConfig) -> tuple[LaunchConfig, Any]:
         (path, text) for path, _, text in (each.partition("=") for each in launch.overrides)
     ]
     config: Any = load(_config_class(launch), [launch.recipe], overrides)
+    if launch.stage == "sweep":
+        return launch, _sweep(config, launch.cpus_per_process)
     if launch.stage != "train":
         return launch, config
     if launch.processes_per_node is None and not launch.accelerators_per_node:
@@ -156,12 +161,26 @@ def _resolve(launch: LaunchConfig) -> tuple[LaunchConfig, Any]:
     return launch, load(_config_class(launch), [launch.recipe], overrides)
 
 
+def _sweep(config: SweepConfig, threads: int) -> SweepConfig:
+    """A sweep whose trials can all be trained, with its training recipe inside."""
+    from jobs.sweep.trials import plan, resolved
+
+    whole, base = resolved(config)
+    if base.engine.threads_per_process is None:
+        whole.settings["engine"]["threads_per_process"] = threads
+    return plan(whole).config
+
+
 def _config_class(job: JobConfig) -> type:
     # Here, because some bring torch with them, which takes seconds to import.
     if job.stage == "prepare":
         from data_prep.config import PrepareConfig
 
         return PrepareConfig
+    if job.stage == "sweep":
+        from jobs.sweep.config import SweepConfig
+
+        return SweepConfig
     if job.stage == "evaluate":
         from jobs.evaluate import EvaluateConfig
 

@@ -9,7 +9,7 @@ from typing import Literal
 from pipeline.errors import ConfigError
 from pipeline.tracking.secrets import redact
 
-Stage = Literal["prepare", "train", "evaluate", "features"]
+Stage = Literal["prepare", "train", "sweep", "evaluate", "features"]
 
 LONGEST_NAME = 52
 """Characters of a job's name: a scheduler's limit of 63, less what is appended to it."""
@@ -137,6 +137,11 @@ class JobConfig:
         for index, reference in enumerate(self.secrets):
             if not reference or "\0" in reference or "\n" in reference:
                 raise ConfigError(f"secrets[{index}] = {reference!r}: must be a name or a path")
+
+    @property
+    def saves(self) -> bool:
+        """Whether the stage saves its state when it is asked to stop, and goes on later."""
+        return self.stage in ("train", "sweep")
 
     @property
     def ranks_per_node(self) -> int:

@@ -95,13 +95,12 @@ class LocalBackend:
 
 def _limit(frozen: FrozenJob) -> list[str]:
     launch = frozen.launch
-    saves = launch.stage == "train"
-    asks_after_s = launch.time_limit_s - (launch.signal_before_end_s if saves else 0)
+    asks_after_s = launch.time_limit_s - (launch.signal_before_end_s if launch.saves else 0)
     # --foreground: only the stage itself gets the signal, since it tells its ranks by itself, and
     # DeepSpeed's launcher would end them without a word.
     return [
         *("timeout", "--foreground", "--preserve-status"),
-        f"--signal={'USR1' if saves else 'TERM'}",
+        f"--signal={'USR1' if launch.saves else 'TERM'}",
         *(f"--kill-after={launch.signal_before_end_s}", str(asks_after_s)),
     ]
 

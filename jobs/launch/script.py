@@ -68,13 +68,14 @@ def interpreter(frozen: FrozenJob) -> str:
     return frozen.launch.python or default
 
 
-def opening(frozen: FrozenJob, forward: str) -> list[str]:
+def opening(frozen: FrozenJob, forward: str, own: Sequence[str] = ()) -> list[str]:
     """From the first line to where the work begins.
 
     Args:
         frozen: The job.
         forward: Commands, with their separators, that ask the running work to stop, whose process
             is `$step`.
+        own: Commands that set `$ends`, the folder of the exit status, and `$finished` otherwise.
     """
     launch = frozen.launch
     lines = [
@@ -83,13 +84,15 @@ def opening(frozen: FrozenJob, forward: str) -> list[str]:
         "set -u",
         f"job={shlex.quote(str(frozen.folder))}",
         f"finished={shlex.quote(str(frozen.last_file()))}",
-        f'rm -f -- "$job"/{EXIT_STATUS}',
+        'ends="$job"',
+        *own,
+        f'rm -f -- "$ends"/{EXIT_STATUS}',
         "asked=0 disturbed=0 step='' status=1",
         f'forward() {{ if [ -n "$step" ]; then {forward} fi; }}',
         "trap 'asked=1 disturbed=1; forward' TERM USR1",
         "finish() {",
-        f'  printf \'%s\\n\' "$1" >"$job"/.{EXIT_STATUS} &&'
-        f' mv -- "$job"/.{EXIT_STATUS} "$job"/{EXIT_STATUS}',
+        f'  printf \'%s\\n\' "$1" >"$ends"/.{EXIT_STATUS} &&'
+        f' mv -- "$ends"/.{EXIT_STATUS} "$ends"/{EXIT_STATUS}',
         '  exit "$1"',
         "}",
         *(_READ_SECRETS.splitlines() if launch.secrets else []),

@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from jobs.launch import slurm_commands
+from jobs.launch import slurm_array, slurm_commands
 from jobs.launch.backend import JobState, Rendered
 from jobs.launch.freeze import LOGS, FrozenJob
 from jobs.launch.job_folder import CANCELLED, log_lines
@@ -26,13 +26,16 @@ _PORT = "$((15000 + SLURM_JOB_ID % 15000))"
 
 
 class SlurmBackend:
-    """Submits through sbatch and asks through squeue, scontrol and scancel."""
+    """Submits through sbatch and asks through squeue, scontrol and scancel.
+
+    A sweep is an array job, with a task for each trial.
+    """
 
     def render(self, frozen: FrozenJob) -> Rendered:
         """The batch script, and sbatch with its options."""
         _check(frozen)
         return Rendered(
-            files={SCRIPT: "\n".join(_script(frozen)) + "\n"},
+            files={SCRIPT: "\n".join(_script(frozen)) + "\n", **slurm_array.files(frozen)},
             command=["sbatch", *_options(frozen), str(frozen.folder / SCRIPT)],
         )
 
@@ -42,6 +45,8 @@ class SlurmBackend:
 
     def state(self, folder: Path, job_id: str) -> JobState:
         """As the queue says, and once it is gone from there, as the script wrote down."""
+        if slurm_array.is_array(folder):
+            return slurm_array.state(folder, job_id)
         return slurm_commands.state(folder, job_id)
 
     def cancel(self, folder: Path, job_id: str) -> None:
@@ -69,7 +74,7 @@ def _options(frozen: FrozenJob) -> list[str]:
         "output": frozen.folder / LOGS / _JOB_LOG,
         "chdir": frozen.working_dir,
     }
-    if launch.stage == "train":
+    if launch.saves:
         # Only to the script, which hands it on: a launcher in between would die of it.
         options["signal"] = f"B:USR1@{launch.signal_before_end_s}"
     if launch.accelerators_per_node:
@@ -79,6 +84,7 @@ def _options(frozen: FrozenJob) -> list[str]:
     for name in ("partition", "account", "qos", "constraint"):
         if (value := getattr(slurm, name)) is not None:
             options[name] = value
+    options |= slurm_array.options(frozen)
     words = [
         f"--{name}" if value is None else f"--{name}={value}" for name, value in options.items()
     ]
@@ -90,7 +96,7 @@ def _script(frozen: FrozenJob) -> list[str]:
     first = f"$({HOSTS} | head -n 1)"
     address = f'"{first}"' if slurm.master_addr is None else shlex.quote(slurm.master_addr)
     return [
-        *opening(frozen, forward(slurm.launcher)),
+        *opening(frozen, forward(slurm.launcher), slurm_array.own_places(frozen)),
         # What a site's own lines call often reads variables that are not set.
         *(["set +u", *slurm.setup, "set -u"] if slurm.setup else []),
         f"MASTER_ADDR={address}",
@@ -101,12 +107,12 @@ def _script(frozen: FrozenJob) -> list[str]:
         *step(frozen),
         "step=$!",
         "wait_for_step",
-        *_restart(launch.max_restarts),
+        *_restart(launch.max_restarts, slurm_array.own_job(frozen)),
         'finish "$status"',
     ]
 
 
-def _restart(most: int) -> list[str]:
+def _restart(most: int, job: str) -> list[str]:
     """Back into the queue, if the run saved its state, was not cancelled, and not for ever."""
     return [
         "restarts=${SLURM_RESTART_COUNT:-0}",
@@ -115,7 +121,7 @@ def _restart(most: int) -> list[str]:
         f'    echo "saved; back into the queue, restart $((restarts + 1)) of {most}"',
         "    # Slurm ends this script as it puts the job back.",
         "    trap '' TERM",
-        f'    if scontrol requeue "$SLURM_JOB_ID"; then exit {EXIT_INTERRUPTED}; fi',
+        f"    if scontrol requeue {job}; then exit {EXIT_INTERRUPTED}; fi",
         '    echo "error: Slurm does not put the job back; prefixworks launch resume does" >&2',
         "  else",
         f'    echo "saved, and not put back after {most} restarts; prefixworks launch resume does"',
@@ -140,6 +146,7 @@ def _check(frozen: FrozenJob) -> None:
                 " signs of its own in the names of logs"
             )
     check_step(launch)
+    slurm_array.check(frozen)
 
 
 def _time(seconds: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from pathlib import Path
+from typing import Literal
 
 from jobs.launch.backend import JobState
 from jobs.launch.job_folder import recorded_end
@@ -22,7 +23,7 @@ def submit(command: list[str]) -> str:
     Raises:
         DataError: sbatch is missing, refuses the job or does not answer.
     """
-    said = _run(command).strip()
+    said = run(command).strip()
     found = _ID.fullmatch(said)
     if found is None:
         raise DataError(f"sbatch answered {said!r}, which is no number of a job")
@@ -36,19 +37,23 @@ def state(folder: Path, job_id: str) -> JobState:
         DataError: Slurm does not answer.
     """
     # Asked for one job that is gone, squeue fails; for all of a user's, it never does.
-    queue = _run(["squeue", "--noheader", "--me", "--states=all", "--format=%A|%T|%r"])
+    queue = run(["squeue", "--noheader", "--me", "--states=all", "--format=%A|%T|%r"])
     for line in queue.splitlines():
         number, _, rest = line.strip().partition("|")
         word, _, reason = rest.partition("|")
         if number != job_id:
             continue
         detail = f"Slurm job {job_id}: {word}" + (f" ({reason})" if reason != "None" else "")
-        if word in _WAITING:
-            return JobState(word="waiting", detail=detail)
-        if word in _RUNNING:
-            return JobState(word="running", detail=detail)
-        return _ended(folder, detail)
+        present = in_queue(word)
+        return _ended(folder, detail) if present is None else JobState(word=present, detail=detail)
     return _ended(folder, f"Slurm job {job_id} is gone; sacct -j {job_id} may know why")
+
+
+def in_queue(word: str) -> Literal["waiting", "running"] | None:
+    """What Slurm's word for a job's state means; None where the job has ended."""
+    if word in _WAITING:
+        return "waiting"
+    return "running" if word in _RUNNING else None
 
 
 def cancel(job_id: str) -> None:
@@ -57,14 +62,19 @@ def cancel(job_id: str) -> None:
     Raises:
         DataError: Slurm refuses or does not answer.
     """
-    _run(["scancel", job_id])
+    run(["scancel", job_id])
 
 
 def _ended(folder: Path, detail: str) -> JobState:
     return recorded_end(folder, f"{detail}; its script wrote no end down")
 
 
-def _run(command: list[str]) -> str:
+def run(command: list[str]) -> str:
+    """Runs one of Slurm's commands; what it printed.
+
+    Raises:
+        DataError: it is missing, fails or does not answer.
+    """
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, check=True, timeout=_LONGEST_S

@@ -8,6 +8,7 @@ import shlex
 from jobs.launch.config import LaunchConfig
 from jobs.launch.freeze import CODE_FOLDER, LOGS, FrozenJob
 from jobs.launch.script import interpreter, quoted
+from jobs.launch.slurm_array import TRIAL
 from pipeline.errors import ConfigError
 
 HOSTS = 'scontrol show hostnames "$SLURM_JOB_NODELIST"'
@@ -39,6 +40,9 @@ def step(frozen: FrozenJob) -> list[str]:
     if launch.stage == "train" and launch.slurm.launcher == "deepspeed":
         return _deepspeed(frozen)
     inner = frozen.command(interpreter(frozen))
+    if launch.stage == "sweep":
+        words = ["srun", "--nodes=1", "--ntasks=1", "--kill-on-bad-exit=1", *_contained(frozen)]
+        return [f"{quoted([*words, *inner])} {TRIAL} &"]
     tasks, log = launch.ranks_per_node, _RANK_LOG
     if launch.stage == "train" and launch.slurm.launcher == "torchrun":
         ranks = ["--nodes", str(launch.nodes), "--ranks-per-node", str(tasks)]

@@ -192,6 +192,9 @@ class Delivery:
     def _find_or_create(self, client: MlflowClient) -> str:
         identity = self.identity
         experiment = find_experiment(client, identity.experiment, identity.location)
+        if identity.sweep is not None:
+            # Its children look for it by name, too, and one of them may have been first.
+            return find_parent(client, experiment, identity.sweep)
         known = client.search_runs(
             [experiment], f"tags.`{RUN_KEY_TAG}` = '{identity.key}'", max_results=1
         )

@@ -29,6 +29,8 @@ class RunIdentity:
     run_id: str | None = None
     parent: str | None = None
     """Id of the parent run, or the name of the sweep whose parent is found or made."""
+    sweep: str | None = None
+    """Name of the sweep whose parent this run is."""
 
     def remember(self, folder: Path, run_id: str) -> None:
         """Keeps the run id in the run folder's tracking folder."""
@@ -41,7 +43,11 @@ class RunIdentity:
 
 
 def new_identity(
-    run_name: str, experiment: str, location: StoreLocation, parent: str | None = None
+    run_name: str,
+    experiment: str,
+    location: StoreLocation,
+    parent: str | None = None,
+    sweep: str | None = None,
 ) -> RunIdentity:
     """An identity for a run that MLflow does not know yet."""
     return RunIdentity(
@@ -50,6 +56,7 @@ def new_identity(
         experiment=experiment,
         location=location,
         parent=parent,
+        sweep=sweep,
     )
 
 

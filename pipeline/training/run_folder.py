@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from pipeline.config import RunConfig, save
 from pipeline.errors import ConfigError, TrainingError
@@ -18,6 +20,8 @@ CONFIG = "config.yaml"
 INTERRUPTED = "interrupted"
 """Present while a run that was asked to stop waits to be continued."""
 _LOCK = ".lock"
+_TRIES = 5
+_PAUSE_S = 0.1
 
 
 def run_folder(config: RunConfig) -> Path:
@@ -57,10 +61,30 @@ def locked(config: RunConfig) -> Iterator[Path]:
     folder = run_folder(config)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / _LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise TrainingError(f"another process is training in {folder}") from error
+        if not _taken(lock):
+            raise TrainingError(f"another process is training in {folder}")
         (folder / INTERRUPTED).unlink(missing_ok=True)
         save(without_passwords(config), folder / CONFIG)
         yield folder
+
+
+def _taken(lock: IO[str]) -> bool:
+    """Takes a lock, unless it is held for longer than by one who only looks at it."""
+    for _ in range(_TRIES):
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(_PAUSE_S)
+    return False
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a process is training in a folder."""
+    try:
+        with (folder / _LOCK).open("r") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False

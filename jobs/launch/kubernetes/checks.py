@@ -77,6 +77,8 @@ def _check_name(name: str, kind: Kind) -> None:
 
 
 def _check_stage(job: JobConfig, kind: Kind) -> None:
+    if job.stage == "sweep":
+        raise ConfigError("stage = sweep: has no manifest; launch it on a Ray cluster")
     if kind in _RAY and job.stage not in ("prepare", "features"):
         raise ConfigError(
             f"stage = {job.stage}: a {kind} runs prepare or features, which are Ray jobs; take"

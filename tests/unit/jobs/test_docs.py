@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from data_prep.config import PrepareConfig
+from jobs.sweep.config import SweepConfig
+from jobs.sweep.trials import plan
 from pipeline.config import RunConfig
 from pipeline.config_reader import load
 
@@ -40,6 +42,15 @@ def test_the_recipe_for_several_prompts_is_valid(tmp_path: Path) -> None:
     config = load(RunConfig, [recipe_of(page, "many.yaml", tmp_path)])
     assert config.prompt_names() == ("grounding", "vqa")
     assert [config.alone(name).tuning.prefix.length for name in config.prompt_names()] == [64, 32]
+
+
+def test_the_recipe_for_a_sweep_is_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    page = ROOT / "docs" / "how-to" / "sweeps.md"
+    sweep = plan(load(SweepConfig, [recipe_of(page, "sweep.yaml", tmp_path)]))
+    assert (len(sweep.trials), sweep.metric.name) == (6, "grounding/acc_at_0.5")
+    demo = plan(load(SweepConfig, ["jobs/recipes/sweep_demo_grounding.yaml"]))
+    assert len({trial.run.optimizer.lr for trial in demo.trials}) == 6
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
