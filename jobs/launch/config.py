@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from jobs.launch.job import JobConfig
+from jobs.launch.ray.config import RayConfig
 from pipeline.errors import ConfigError
 
 
@@ -50,10 +51,13 @@ class LaunchConfig(JobConfig):
     """A job, and the backend that runs it."""
 
     backend: str = "local"
-    """Where it runs: `local` or `slurm`. The command line also calls it `--on`, which in YAML would
-    be read as true."""
+    """Where it runs: `local`, `ray` or `slurm`. The command line also calls it `--on`, which in
+    YAML would be read as true."""
     python: str | None = None
-    """Interpreter on the nodes; None takes the one that launches, or `python` in an image."""
+    """Interpreter on the nodes; None takes the one that launches, or `python` in an image and on a
+    Ray cluster."""
+    ray: RayConfig = field(default_factory=RayConfig)
+    """What only a Ray cluster is asked for."""
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
     """What only Slurm is asked for."""
 
