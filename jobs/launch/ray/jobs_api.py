@@ -46,8 +46,13 @@ def client(where: str) -> Iterator[JobSubmissionClient]:
     """
     _knock(where)
     try:
+        from ray.exceptions import AuthenticationError
         from ray.job_submission import JobSubmissionClient
-
+    except ImportError as error:
+        raise DataError(
+            f"jobs are sent to Ray by its extra: pip install 'prefixworks[cluster]' ({error})"
+        ) from error
+    try:
         # Ray takes these variables over the address that it is given.
         before = {name: os.environ.pop(name) for name in _VARIABLES if name in os.environ}
         try:
@@ -55,9 +60,10 @@ def client(where: str) -> Iterator[JobSubmissionClient]:
         finally:
             os.environ.update(before)
         yield connected
-    except ImportError as error:
+    except AuthenticationError as error:
         raise DataError(
-            f"jobs are sent to Ray by its extra: pip install 'prefixworks[cluster]' ({error})"
+            f"Ray at {where} asks for a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or"
+            " RAY_AUTH_TOKEN_PATH"
         ) from error
     except (RuntimeError, ConnectionError, OSError, ValueError) as error:
         said = " ".join(str(error).split())

@@ -50,13 +50,16 @@ def enter() -> None:
         ) from error
 
 
-def description(root: Path = ROOT) -> dict[str, Any]:
+def description(folder: Path | None = None) -> dict[str, Any]:
     """What was sent along for the nodes.
+
+    Args:
+        folder: The job's folder; None takes what Ray has unpacked.
 
     Raises:
         DataError: there is nothing like it.
     """
-    path = root / "ray.json"
+    path = (folder or ROOT) / "ray.json"
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -21,6 +21,8 @@ REQUEST = "ray.json"
 _SENT = (CONFIG, JOB, PACKAGES, REQUEST)
 _TIME = (1980, 1, 1, 0, 0, 0)
 _SHOWN = 3
+_LEVEL = 1
+"""Of compression: most of it are weights, which it hardly makes smaller."""
 _NEEDED = "jobs/launch/ray/driver.py"
 
 
@@ -59,12 +61,11 @@ def _zip(files: Mapping[str, Path], excludes: Sequence[str], max_mb: float) -> b
     if _NEEDED not in kept:
         raise ConfigError(f"ray.excludes = {list(excludes)}: leaves out {_NEEDED}, which runs jobs")
     packed = BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(packed, "w") as archive:
         for name, path in kept.items():
             entry = zipfile.ZipInfo(name, _TIME)
-            entry.compress_type = zipfile.ZIP_DEFLATED
             entry.external_attr = 0o644 << 16
-            archive.writestr(entry, path.read_bytes())
+            archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED, _LEVEL)
         sizes = {entry.filename: entry.compress_size for entry in archive.infolist()}
     if packed.tell() > max_mb * 1e6:
         raise ConfigError(
