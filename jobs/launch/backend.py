@@ -14,6 +14,7 @@ from pipeline.errors import ConfigError
 
 MODULES = {
     "local": "jobs.launch.local",
+    "ray": "jobs.launch.ray.backend",
     "slurm": "jobs.launch.slurm",
     "hosts": "jobs.launch.hosts",
     "kubernetes": "jobs.launch.kubernetes.backend",

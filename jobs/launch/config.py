@@ -8,6 +8,7 @@ from typing import Literal
 
 from jobs.launch.job import JobConfig
 from jobs.launch.kubernetes.checks import Kind
+from jobs.launch.ray.config import RayConfig
 from pipeline.errors import ConfigError
 
 # A shell on each host reads it.
@@ -97,10 +98,13 @@ class LaunchConfig(JobConfig):
     """A job, and the backend that runs it."""
 
     backend: str = "local"
-    """Where it runs: `local`, `hosts`, `slurm` or `kubernetes`. The command line also calls it
-    `--on`, which YAML reads as true."""
+    """Where it runs: `local`, `hosts`, `ray`, `slurm` or `kubernetes`. The command line also calls
+    it `--on`, which YAML reads as true."""
     python: str | None = None
-    """Interpreter on the nodes; None takes the one that launches, or `python` in an image."""
+    """Interpreter on the nodes; None takes the one that launches, or `python` in an image and on a
+    Ray cluster."""
+    ray: RayConfig = field(default_factory=RayConfig)
+    """What only a Ray cluster is asked for."""
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
     """What only Slurm is asked for."""
     hosts: HostsConfig = field(default_factory=HostsConfig)

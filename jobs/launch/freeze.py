@@ -93,7 +93,7 @@ class FrozenJob:
                 (scratch / name).write_text(text, encoding="utf-8")
             (scratch / LOGS).mkdir()
             if self.launch.image is None:
-                for name, path in _sources().items():
+                for name, path in sources().items():
                     target = scratch / CODE_FOLDER / name
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(path, target)
@@ -200,7 +200,7 @@ def _code(launch: LaunchConfig) -> dict[str, str]:
     from pipeline.tracking.provenance import git_state
 
     whole = hashlib.sha256()
-    for name, path in _sources().items():
+    for name, path in sources().items():
         whole.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return {
         "version": version("prefixworks"),
@@ -209,7 +209,7 @@ def _code(launch: LaunchConfig) -> dict[str, str]:
     }
 
 
-def _sources() -> dict[str, Path]:
+def sources() -> dict[str, Path]:
     """Files of our packages, by their path below the checkout."""
     return {
         str(path.relative_to(_ROOT)): path
