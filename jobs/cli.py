@@ -73,7 +73,7 @@ COMMANDS: dict[str, Command] = {
         "prefixworks train --config=train.yaml --optimizer.lr=3e-3",
     ),
     "sweep": Command(
-        "jobs.sweep.command",
+        "jobs.sweep",
         "train variants of a run, and say which is best (Ray Tune)",
         "prefixworks sweep --config=sweep.yaml --dry-run",
     ),

@@ -92,7 +92,7 @@ def launch(config: RunConfig, argv: Sequence[str]) -> int:
     processes = config.engine.processes
     threads = config.engine.threads_per_process or max(1, len(os.sched_getaffinity(0)) // processes)
     # What the launcher reads instead of a host file: the devices of each host.
-    hosts = base64.urlsafe_b64encode(json.dumps({"localhost": list(range(processes))}).encode())
+    hosts = base64.urlsafe_b64encode(json.dumps({"localhost": devices(processes)}).encode())
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(threads),
@@ -131,6 +131,15 @@ def launch(config: RunConfig, argv: Sequence[str]) -> int:
             " checkpoint"
         )
     return status
+
+
+def devices(processes: int) -> list[str]:
+    """The devices of the ranks here: of the GPUs that this process may see, the first ones.
+
+    The launcher sets CUDA_VISIBLE_DEVICES anew, from this list.
+    """
+    seen = [each for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if each]
+    return seen[:processes] if len(seen) >= processes else list(map(str, range(processes)))
 
 
 @contextmanager

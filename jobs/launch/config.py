@@ -98,8 +98,8 @@ class LaunchConfig(JobConfig):
     """A job, and the backend that runs it."""
 
     backend: str = "local"
-    """Where it runs: `local`, `hosts`, `slurm`, `ray` or `kubernetes`. The command line also calls it
-    `--on`, which YAML reads as true."""
+    """Where it runs: `local`, `hosts`, `ray`, `slurm` or `kubernetes`. The command line also calls
+    it `--on`, which YAML reads as true."""
     python: str | None = None
     """Interpreter on the nodes; None takes the one that launches, or `python` in an image and on a
     Ray cluster."""

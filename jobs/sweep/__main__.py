@@ -3,7 +3,7 @@
 import sys
 
 from jobs.cli import run_stage
-from jobs.sweep.command import main
+from jobs.sweep import main
 
 if __name__ == "__main__":
     sys.exit(run_stage(main, sys.argv[1:]))

@@ -78,7 +78,7 @@ def _run_all(sweep: Sweep) -> int:
         if todo:
             asked = run_trials(sweep, todo)
         found = write_result(sweep)
-        record.tell(found)
+        record.tell(found, alone=True)
     print_rows(sweep, found)
     return _status(sweep, found, asked=asked)
 
@@ -128,7 +128,7 @@ def _run_one(sweep: Sweep, trial: Trial) -> int:
                 print(f"{trial.name}: step {report.step}, {sweep.metric.name} {report.value:.4f}")
         finally:
             found = write_result(sweep)
-            record.tell(found)
+            record.tell(found, alone=False)
     if any(row.trial == trial.name and row.over for row in found):
         return 0
     raise TrainingError(

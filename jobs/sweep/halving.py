@@ -17,6 +17,7 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from jobs.sweep.config import AshaConfig
 from jobs.sweep.folder import STOPPED, Report, mark
 from jobs.sweep.trials import Metric, Sweep, Trial
+from pipeline.errors import DataError
 
 LEDGER = "validations.jsonl"
 
@@ -25,7 +26,11 @@ class Halving:
     """Judges trials by their validations."""
 
     def __init__(self, sweep: Sweep) -> None:
-        """Takes up what the sweep has judged before."""
+        """Takes up what the sweep has judged before.
+
+        Raises:
+            DataError: the record of that is damaged.
+        """
         rules = sweep.config.asha
         self._lengths = {trial.name: _steps(trial) for trial in sweep.trials}
         self._trials = {trial.name: trial for trial in sweep.trials}
@@ -35,6 +40,8 @@ class Halving:
         self._ledger = sweep.folder / LEDGER
         self._told: dict[str, int] = {}
         for line in _whole_lines(self._ledger):
+            if line["trial"] not in self._trials:
+                raise DataError(f"{self._ledger}: there is no {line['trial']} in this sweep")
             self._judge(line["trial"], Report(step=line["step"], value=line["value"]))
 
     def told_step(self, trial: Trial) -> int:
@@ -92,4 +99,15 @@ def _whole_lines(path: Path) -> list[dict[str, Any]]:
     if len(whole) < len(content):
         with path.open("r+b") as stream:
             stream.truncate(len(whole))
-    return [json.loads(line) for line in whole.splitlines()]
+    try:
+        return [_checked(json.loads(line)) for line in whole.splitlines()]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} is damaged ({error!r}); without it, the sweep goes on and judges its trials"
+            " anew"
+        ) from error
+
+
+def _checked(line: dict[str, Any]) -> dict[str, Any]:
+    step, value = int(line["step"]), float(line["value"])
+    return {"trial": str(line["trial"]), "step": step, "value": value}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,9 +12,12 @@ from typing import TYPE_CHECKING
 from jobs.sweep.folder import CONFIG
 from jobs.sweep.results import RESULT, Row
 from jobs.sweep.trials import Sweep
+from pipeline.errors import RegistryError
 
 if TYPE_CHECKING:
     from pipeline.tracking.sweep_record import SweepRecord
+
+log = logging.getLogger(__name__)
 
 
 class Record:
@@ -22,11 +26,12 @@ class Record:
     def __init__(self, sweep: Sweep, record: SweepRecord | None) -> None:
         self._sweep, self._record = sweep, record
 
-    def tell(self, found: Sequence[Row]) -> None:
+    def tell(self, found: Sequence[Row], *, alone: bool) -> None:
         """Tells how the trials stand.
 
         Args:
             found: The trials, best first.
+            alone: Whether no other process runs trials of the sweep.
         """
         if self._record is None:
             return
@@ -38,8 +43,8 @@ class Record:
             tags |= {"sweep.best_trial": best.trial, "sweep.best": json.dumps(best.settings)}
         folder = self._sweep.folder
         self._record.result(metrics, tags, [folder / RESULT, folder / CONFIG])
-        if states["running"] or states["waiting"]:
-            return  # others go on with it
+        if not alone and (states["running"] or states["waiting"]):
+            return  # the last one tells the end
         if all(row.over for row in found):
             self._record.end("FINISHED")
         else:
@@ -58,9 +63,14 @@ def recorded(sweep: Sweep) -> Iterator[Record]:
 
     config, run = sweep.config, sweep.trials[0].run
     assert run.tracking.experiment is not None, "every trial is given one"
-    record = SweepRecord(
-        sweep.folder, config.name, run.tracking.experiment, tracking, sweep.base.output_dir
-    )
+    try:
+        record = SweepRecord(
+            sweep.folder, config.name, run.tracking.experiment, tracking, sweep.base.output_dir
+        )
+    except (OSError, RegistryError) as error:
+        log.warning("the sweep is not recorded, and goes on: %s", error)
+        yield Record(sweep, None)
+        return
     space = {f"space.{path}": json.dumps(values) for path, values in config.space.items()}
     how = {"search": config.search, "scheduler": config.scheduler, "metric": sweep.metric.name}
     record.begin({**space, **how, "trials": str(len(sweep.trials))}, _note(sweep))

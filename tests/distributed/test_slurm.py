@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +15,7 @@ from jobs.launch.command import main as launch
 from jobs.launch.job_folder import submission
 from jobs.launch.slurm import BACKEND
 from tests.support.held_run import HeldRun
-from tests.support.slurm_cluster import SlurmCluster, skip_without_slurm
+from tests.support.slurm_cluster import SlurmCluster, open_cluster
 from tests.support.training_run import assert_same, write_recipe
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(420)]
@@ -27,15 +25,8 @@ _PATIENCE_S = 90
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[SlurmCluster]:
-    skip_without_slurm()
-    # Not below pytest's own folder: the path of a socket must be short.
-    folder = Path(tempfile.mkdtemp(prefix="slurm-"))
-    folder.chmod(0o755)
-    try:
-        with SlurmCluster(folder) as running:
-            yield running
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with open_cluster() as running:
+        yield running
 
 
 class Launched:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,11 @@ from jobs.launch.config import LaunchConfig
 from jobs.launch.freeze import FrozenJob, freeze
 from pipeline.config_reader import load
 from tests.support.fake_slurm import write_program
+
+# pip puts it beside the interpreter, whose folder need not be on PATH.
+SHELLCHECK = shutil.which("shellcheck") or shutil.which(
+    "shellcheck", path=Path(sys.executable).parent
+)
 
 
 def recipe(folder: Path, **settings: Any) -> Path:

@@ -12,9 +12,10 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -235,6 +236,20 @@ class SlurmCluster:
                 daemon.wait(10)
                 return
             daemon.kill()
+
+
+@contextmanager
+def open_cluster() -> Iterator[SlurmCluster]:
+    """A cluster in a folder of its own; skips the test where there cannot be one."""
+    skip_without_slurm()
+    # Not below pytest's own folder: the path of a socket must be short.
+    folder = Path(tempfile.mkdtemp(prefix="slurm-"))
+    folder.chmod(0o755)
+    try:
+        with SlurmCluster(folder) as running:
+            yield running
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _path() -> str:

@@ -41,10 +41,13 @@ def _run(described: dict[str, Any]) -> int:
     words = [f"--config={node.ROOT / _CONFIG}"]
     if job["stage"] == "train":
         return _train(described, words)
-    _end_at(job["time_limit_s"])
+    saves = job["stage"] == "sweep"
+    _end_at(job["time_limit_s"] - (job["signal_before_end_s"] if saves else 0))
     from importlib import import_module
 
-    status: int = import_module(f"jobs.{job['stage']}").main(words)
+    status: int = import_module(f"jobs.{job['stage']}").main(
+        [*words, *(["--resume"] if saves else [])]
+    )
     return status
 
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jobs.launch.secrets_file import read_secrets
 from pipeline.errors import ConfigError, DataError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -22,8 +21,6 @@ ROOT = Path(__file__).resolve().parents[3]
 
 HOOK = f"{__name__}.enter"
 """By what name Ray knows the function."""
-
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def enter() -> None:
@@ -65,28 +62,3 @@ def description(folder: Path | None = None) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}; jobs are sent by launch") from error
     return found
-
-
-def read_secrets(path: Path) -> dict[str, str]:
-    """Variables from a file of KEY=VALUE lines, which are split and never run.
-
-    Raises:
-        ConfigError: the file cannot be read, or has other lines.
-    """
-    try:
-        return dict(_variables(path))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "no UTF-8"
-        raise ConfigError(
-            f"secrets: node {socket.gethostname()} cannot read {path}: {reason}"
-        ) from error
-
-
-def _variables(path: Path) -> Iterator[tuple[str, str]]:
-    for line in path.read_text(encoding="utf-8").split("\n"):
-        if not line or line.startswith("#"):
-            continue
-        name, equals, value = line.partition("=")
-        if not equals or not _NAME.fullmatch(name):
-            raise ConfigError(f"secrets: {path} has a line that is not KEY=VALUE")
-        yield name, value

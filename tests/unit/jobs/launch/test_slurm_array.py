@@ -16,9 +16,8 @@ from jobs.sweep.trials import plan
 from pipeline.config_reader import load
 from pipeline.errors import ConfigError, DataError
 from tests.support.fake_slurm import FakeSlurm
-from tests.support.launched_job import launch_config, rendered
+from tests.support.launched_job import SHELLCHECK, launch_config, rendered
 from tests.support.sweep import sweep_config
-from tests.unit.jobs.launch.test_slurm_script import SHELLCHECK
 
 TASK = {"SLURM_ARRAY_JOB_ID": "4700", "SLURM_ARRAY_TASK_ID": "2"}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,12 +18,8 @@ from jobs.launch.job_folder import recorded_end
 from pipeline.config import RunConfig, load
 from pipeline.tracking.secrets import redact
 from tests.support.fake_slurm import FakeSlurm, write_program
-from tests.support.launched_job import launch_config, rendered
+from tests.support.launched_job import SHELLCHECK, launch_config, rendered
 
-# pip puts it beside the interpreter, whose folder need not be on PATH.
-SHELLCHECK = shutil.which("shellcheck") or shutil.which(
-    "shellcheck", path=Path(sys.executable).parent
-)
 LAUNCHERS = ("srun", "torchrun", "deepspeed")
 
 # All that a shell, YAML or a list of options could take for its own.

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from jobs.sweep.folder import Report
 from jobs.sweep.halving import LEDGER, Halving
 from jobs.sweep.trials import Sweep, plan
+from pipeline.errors import DataError
 from tests.support.sweep import sweep_config
 
 STORY = [
@@ -89,3 +92,13 @@ def test_a_judgement_that_was_not_carried_out_is_carried_out_later(tmp_path: Pat
     (sweep.trials[2].folder / "stopped.json").unlink()
     Halving(sweep)
     assert stopped(sweep) == ["trial-002"]
+
+
+@pytest.mark.parametrize(
+    "line", ["garbage", '{"step": 1}', "[]", '{"trial": "x", "step": 1, "value": 1}']
+)
+def test_a_damaged_record_is_one_line(line: str, tmp_path: Path) -> None:
+    sweep = asha(tmp_path)
+    (sweep.folder / LEDGER).write_text(line + "\n")
+    with pytest.raises(DataError, match=LEDGER):
+        Halving(sweep)
