@@ -33,6 +33,10 @@ class KubernetesBackend:
                 "kubernetes.kind = ray-cluster: a cluster is no job and never ends; python -m"
                 " jobs.launch.kubernetes --kubernetes.kind=ray-cluster writes its manifests"
             )
+        if launch.python is not None:
+            raise ConfigError(
+                f"python = {launch.python!r}: a pod runs its image's own; leave it out"
+            )
         # The overrides are part of the frozen settings already.
         settled = dataclasses.replace(launch, overrides=[])
         files = render(

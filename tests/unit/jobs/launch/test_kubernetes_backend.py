@@ -126,11 +126,13 @@ def test_a_cluster_that_does_not_answer_is_said_in_a_line(
         main(["status", folder.name])
 
 
-def test_without_kubectl_or_with_a_cluster_for_a_job_nothing_is_sent(
+def test_nothing_is_sent_without_kubectl_or_for_what_cannot_be_a_job(
     kubectl: FakeKubectl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ConfigError, match="ray-cluster: a cluster is no job"):
         main([*words(tmp_path, "--kubernetes.kind=ray-cluster"), "--submit"])
+    with pytest.raises(ConfigError, match="python = '/opt/python': a pod runs its image's own"):
+        main([*words(tmp_path, "--python=/opt/python"), "--submit"])
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(DataError, match="kubectl is not on PATH"):
         main([*words(tmp_path), "--submit"])

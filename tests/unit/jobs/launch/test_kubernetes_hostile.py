@@ -18,6 +18,7 @@ from jobs.launch.kubernetes import KINDS, render
 from jobs.launch.kubernetes.entry import read_words
 from jobs.launch.kubernetes.text import literal
 from pipeline.tracking.secrets import redact
+from tests.support.kubelet import expanded
 
 SNIPPETS = (
     *("$(touch owned)", "`touch owned`", "'; touch owned; '", '" && touch owned; "', "\n- x: 1\n"),
@@ -29,23 +30,6 @@ TEXTS = st.lists(
     st.one_of(st.sampled_from(SNIPPETS), st.text(st.characters(exclude_categories=["Cs"]))),
     max_size=4,
 ).map(lambda parts: "".join(parts).replace("\0", ""))
-
-
-def expanded(text: str, variables: dict[str, str]) -> str:
-    """What the kubelet makes of a value: $$ is $, $(NAME) a variable, all else stays."""
-    out, at = "", 0
-    while at < len(text):
-        rest = text[at + 1 :]
-        if text[at] != "$" or not rest:
-            out, at = out + text[at], at + 1
-        elif rest[0] == "$":
-            out, at = out + "$", at + 2
-        elif rest[0] == "(" and ")" in rest:
-            name = rest[1 : rest.index(")")]
-            out, at = out + variables.get(name, f"$({name})"), at + len(name) + 3
-        else:
-            out, at = out + text[at : at + 2], at + 2
-    return out
 
 
 def job(folder: Path, recipe: str, word: str) -> JobConfig:
