@@ -35,10 +35,8 @@ def main(argv: Sequence[str]) -> int:
     if (differs := packages.main(str(folder / PACKAGES))) != 0:
         return differs
     os.chdir(job["working_dir"])
-    watch = threading.Thread(
-        target=_ask_in_time, args=(folder / STOP_FILE, job["stop_after_s"]), daemon=True
-    )
-    watch.start()
+    limits = (job["stop_after_s"], job["end_after_s"])
+    threading.Thread(target=_watch, args=(folder / STOP_FILE, *limits), daemon=True).start()
     from jobs.train import main as train
 
     return train(job["words"])
@@ -54,12 +52,17 @@ def _talk_into(log: Path) -> None:
     os.close(number)
 
 
-def _ask_in_time(stop: Path, stop_after_s: float) -> None:
-    """Asks this process to save and stop, once: the ranks agree on the step by themselves."""
+def _watch(stop: Path, stop_after_s: float, end_after_s: float) -> None:
+    """Asks this process to save and stop, once: the ranks agree on the step by themselves.
+
+    One that hangs does not save; nobody else is there to end it.
+    """
     until = time.monotonic() + stop_after_s
     while time.monotonic() < until and not stop.exists():
         time.sleep(_LOOK_EVERY_S)
     os.kill(os.getpid(), signal.SIGUSR1)
+    time.sleep(end_after_s)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shlex
 from pathlib import Path
 
 from jobs.launch.backend import Rendered
@@ -24,6 +25,11 @@ RANK_FILE = "rank.json"
 STOP_FILE = "stop"
 """Present once the ranks are asked to save and stop."""
 
+# Nobody is there to type a password, and a host that is gone is to be noticed.
+_SSH = "-oBatchMode=yes -oServerAliveInterval=30 -oServerAliveCountMax=4"
+# Names of variables that DeepSpeed writes into the command line of each host begin so; passwords
+# would be seen there, and in the log.
+_HANDED_ON = ("MLFLOW", "NCCL", "UCX", "MV2")
 _VARIABLES_FILE = "deepspeed.env"
 _HOST = re.compile(r"([A-Za-z0-9][\w.-]*)\s+slots=([1-9][0-9]*)")
 _PATH = "PYTHONPATH"
@@ -46,7 +52,7 @@ class HostsBackend(LocalBackend):
         slots = frozen.launch.ranks_per_node
         return Rendered(
             files={
-                SCRIPT: "\n".join(_script(frozen, hosts[0])) + "\n",
+                SCRIPT: "\n".join(_script(frozen, hosts)) + "\n",
                 HOSTS_FILE: "".join(f"{host} slots={slots}\n" for host in hosts),
                 RANK_FILE: _for_ranks(frozen),
                 _VARIABLES_FILE: ""
@@ -57,13 +63,12 @@ class HostsBackend(LocalBackend):
         )
 
 
-def _script(frozen: FrozenJob, first: str) -> list[str]:
+def _script(frozen: FrozenJob, hosts: list[str]) -> list[str]:
     python, settings = interpreter(frozen), frozen.launch.hosts
-    port = [] if settings.ssh_port is None else [f"--ssh_port={settings.ssh_port}"]
     words = [
         *(python, "-m", "deepspeed.launcher.runner", "--launcher=pdsh", "--force_multi"),
-        *("--no_ssh_check", f"--hostfile={frozen.folder / HOSTS_FILE}", *port),
-        f"--master_addr={settings.master_addr or first}",
+        *("--no_ssh_check", f"--hostfile={frozen.folder / HOSTS_FILE}"),
+        f"--master_addr={settings.master_addr or hosts[0]}",
     ]
     rank = ["--no_local_rank", "--module", "jobs.launch.host_rank", str(frozen.folder)]
     # Of the job's variables the launcher would hand some on, to be read by a shell there.
@@ -71,10 +76,12 @@ def _script(frozen: FrozenJob, first: str) -> list[str]:
     bare = dataclasses.replace(frozen.launch, environment=path, secrets=[])
     return [
         *opening(dataclasses.replace(frozen, launch=bare), f'touch "$job"/{STOP_FILE};'),
-        f'rm -f -- "$job"/{STOP_FILE}',
         *packages_checked(frozen),
+        *_reached(frozen, hosts),
+        *_alone(frozen),
         "# Its launcher asks which accelerator there is before any rank does.",
         *([] if frozen.launch.accelerators_per_node else ["export DS_ACCELERATOR=cpu"]),
+        f"unset {' '.join(_names(prefix) for prefix in _HANDED_ON)}",
         f'export DS_ENV_FILE="$job"/{_VARIABLES_FILE}',
         f'cd -- "$job"/{CODE_FOLDER} || finish 1',
         f"{quoted(words)} --master_port={_PORT} {quoted(rank)} &",
@@ -82,6 +89,43 @@ def _script(frozen: FrozenJob, first: str) -> list[str]:
         "wait_for_step",
         'finish "$status"',
     ]
+
+
+def _reached(frozen: FrozenJob, hosts: list[str]) -> list[str]:
+    """Ends the job where a host cannot be reached, before ranks elsewhere wait for it."""
+    port = frozen.launch.hosts.ssh_port
+    ssh = _SSH if port is None else f"{_SSH} -p{port}"
+    sees = ["test", "-r", str(frozen.folder / RANK_FILE)]
+    return [
+        "export PDSH_RCMD_TYPE=ssh",
+        f'export PDSH_SSH_ARGS_APPEND="${{PDSH_SSH_ARGS_APPEND:+$PDSH_SSH_ARGS_APPEND }}{ssh}"',
+        f"if ! {quoted(['pdsh', '-S', '-w', ','.join(hosts), *sees])}; then",
+        "  echo 'error: not every host can be reached by pdsh and ssh and sees the job' >&2",
+        "  finish 1",
+        "fi",
+    ]
+
+
+def _alone(frozen: FrozenJob) -> list[str]:
+    """Has ranks of an earlier start, left behind when this machine went down, save and end."""
+    # Here, because ranks import this module before they have the variables that torch reads.
+    from pipeline.training.run_folder import LOCK
+
+    lock = shlex.quote(str(frozen.last_file().with_name(LOCK)))
+    patience_s = 2 * frozen.launch.signal_before_end_s
+    return [
+        f'touch "$job"/{STOP_FILE}',
+        f"if [ -e {lock} ] && ! flock --shared --timeout={patience_s} {lock} true; then",
+        "  echo 'error: ranks of an earlier start do not end' >&2",
+        "  finish 1",
+        "fi",
+        f'rm -f -- "$job"/{STOP_FILE}',
+    ]
+
+
+def _names(prefix: str) -> str:
+    """Shell for the names of all variables that begin so."""
+    return f'"${{!{prefix}@}}"'
 
 
 def _for_ranks(frozen: FrozenJob) -> str:
@@ -93,6 +137,7 @@ def _for_ranks(frozen: FrozenJob) -> str:
         "secrets": [str(Path(path).absolute()) for path in launch.secrets],
         "words": words,
         "stop_after_s": launch.time_limit_s - launch.signal_before_end_s,
+        "end_after_s": launch.signal_before_end_s,
     }
     return json.dumps(content, indent=2) + "\n"
 

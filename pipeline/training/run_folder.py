@@ -19,7 +19,8 @@ from pipeline.training.resume import Resume, check_settings
 CONFIG = "config.yaml"
 INTERRUPTED = "interrupted"
 """Present while a run that was asked to stop waits to be continued."""
-_LOCK = ".lock"
+LOCK = ".lock"
+"""Held by the first rank while it trains."""
 _TRIES = 5
 _PAUSE_S = 0.1
 
@@ -60,7 +61,7 @@ def locked(config: RunConfig) -> Iterator[Path]:
     """
     folder = run_folder(config)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _LOCK).open("w") as lock:
+    with (folder / LOCK).open("w") as lock:
         if not _taken(lock):
             raise TrainingError(f"another process is training in {folder}")
         (folder / INTERRUPTED).unlink(missing_ok=True)
@@ -81,7 +82,7 @@ def _taken(lock: IO[str]) -> bool:
 def in_use(folder: Path) -> bool:
     """Whether a process is training in a folder."""
     try:
-        with (folder / _LOCK).open("r") as lock:
+        with (folder / LOCK).open("r") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False

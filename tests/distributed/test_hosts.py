@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -18,7 +19,7 @@ from tests.support.held_run import HeldRun
 from tests.support.ssh_hosts import SshHosts, skip_without_hosts
 from tests.support.training_run import assert_same, write_recipe
 
-pytestmark = [pytest.mark.distributed, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
@@ -92,4 +93,25 @@ def test_a_cancelled_job_saves_on_its_hosts_and_is_resumed(
     assert "step 4 of 6 is saved" in said(job)
     assert launch(["resume", str(job)]) == 0
     assert follow(job) == 0, said(job)
+    assert_same(recipe, undisturbed)
+
+
+def test_ranks_that_were_left_alone_save_before_the_job_goes_on(
+    here: Path, hosts: SshHosts, base: Path, data: Path, undisturbed: Path
+) -> None:
+    recipe = write_recipe(here / "run.yaml", base, data)
+    held = HeldRun(here / "held").until_asked_to_stop(3)
+    job = launched(here, hosts, recipe, held)
+    held.wait()
+    sent = submission(job)
+    assert sent is not None
+    # As when the power of this machine fails: what runs on the hosts is not below the script.
+    script = psutil.Process(int(sent.job_id.partition(":")[0]))
+    for process in (script, *script.children(recursive=True)):
+        process.kill()
+    assert follow(job) == 1
+    assert BACKEND.state(job, sent.job_id).word == "lost"
+    assert launch(["resume", str(job)]) == 0
+    assert follow(job) == 0, said(job)
+    assert "step 4 of 6 is saved" in said(job)
     assert_same(recipe, undisturbed)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from jobs.launch.config import LaunchConfig
 from jobs.launch.secrets_file import read_secrets
 from pipeline.errors import ConfigError
+from tests.support.fake_slurm import write_program
 from tests.support.launched_job import launch_config, rendered
 
 HOSTS = "# a comment\nnode-a slots=4\n\nnode-b slots=2\nnode-c slots=4\n"
@@ -42,6 +45,71 @@ def test_hostile_values_reach_ranks_by_a_file_alone(tmp_path: Path) -> None:
     told = json.loads((frozen.folder / "rank.json").read_text())
     assert told["environment"]["NCCL_NOTE"] == told["environment"]["NOTE"] == HOSTILE
     assert read_secrets(Path(told["secrets"][0])) == {"TOKEN": "$(touch owned)"}
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder before all others on PATH, with a pdsh that reaches every host."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    write_program(
+        folder / "pdsh", f'#!/bin/bash\necho "$PDSH_SSH_ARGS_APPEND $*" >{folder}/pdsh.log\n'
+    )
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    return folder
+
+
+def test_the_shell_of_a_host_is_told_no_variable_of_the_launching_one(
+    tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hidden")
+    monkeypatch.setenv("NCCL_NOTE", HOSTILE)
+    monkeypatch.setenv("PDSH_SSH_ARGS_APPEND", "-F config")
+    frozen, _ = rendered(job(tmp_path, environment={"MLFLOW_RUN_NAME": HOSTILE}))
+    seen = programs / "environment"
+    write_program(tmp_path / "python", f"#!/bin/bash\nenv >{seen}\n")
+    assert subprocess.run(["bash", frozen.folder / "job.sh"], check=False).returncode == 0
+    assert "MLFLOW_" not in seen.read_text()
+    assert "NCCL_" not in seen.read_text()
+    asked = (programs / "pdsh.log").read_text()
+    assert asked.startswith("-F config -oBatchMode=yes")
+    assert f"-S -w node-a,node-b test -r {frozen.folder}/rank.json" in asked
+
+
+def test_a_host_that_cannot_be_reached_keeps_the_others_from_waiting(
+    tmp_path: Path, programs: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    frozen, _ = rendered(job(tmp_path))
+    write_program(tmp_path / "python", f'#!/bin/bash\necho "$2" >>{programs}/started\n')
+    write_program(programs / "pdsh", "#!/bin/bash\nexit 255\n")
+    assert subprocess.run(["bash", frozen.folder / "job.sh"], check=False).returncode == 1
+    assert "not every host can be reached" in capfd.readouterr().err
+    assert (programs / "started").read_text() == "jobs.launch.packages\n"
+
+
+def test_ranks_that_were_left_alone_are_asked_to_end_first(tmp_path: Path, programs: Path) -> None:
+    (tmp_path / "runs" / "run").mkdir(parents=True)
+    output = [f"output_dir={tmp_path / 'runs'}"]
+    frozen, _ = rendered(job(tmp_path, overrides=output))
+    stop = frozen.folder / "stop"
+    write_program(
+        tmp_path / "python", f"#!/bin/bash\n[ ! -e {stop} ] && echo $2 >>{programs}/started\n"
+    )
+    with (tmp_path / "runs" / "run" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        script = subprocess.Popen(["bash", frozen.folder / "job.sh"])
+        try:
+            until = time.monotonic() + 60
+            while not stop.exists():
+                assert time.monotonic() < until
+                time.sleep(0.02)
+            assert script.poll() is None
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            assert script.wait(60) == 0
+        finally:
+            script.kill()
+    started = (programs / "started").read_text().splitlines()
+    assert started == ["jobs.launch.packages", "deepspeed.launcher.runner"]
 
 
 def test_the_script_is_clean_shell(tmp_path: Path) -> None:
