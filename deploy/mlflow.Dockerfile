@@ -2,11 +2,10 @@
 #   docker build --file deploy/mlflow.Dockerfile --build-arg BASE=prefixworks:cpu -t prefixworks-mlflow:cpu .
 ARG BASE=prefixworks:cpu
 FROM ${BASE}
+ARG PIP_ARGS=""
 USER root
-COPY constraints.txt /tmp/constraints.txt
-RUN /opt/prefixworks/bin/pip install --no-cache-dir --constraint /tmp/constraints.txt \
-        'prefixworks[team]' \
-    && rm /tmp/constraints.txt
-USER prefixworks
+RUN /opt/prefixworks/bin/pip install --no-cache-dir \
+        --constraint /opt/prefixworks/constraints.txt ${PIP_ARGS} 'prefixworks[team]'
+USER 10001
 ENTRYPOINT []
 CMD ["mlflow", "server", "--help"]

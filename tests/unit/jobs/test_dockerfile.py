@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,11 @@ from jobs.doctor.plan import Plan
 
 ROOT = Path(__file__).parents[3]
 TARGETS = ("cpu", "gpu")
+BUILD = ROOT / ".ci" / "image"
+# pip puts it beside the interpreter, whose folder need not be on PATH.
+SHELLCHECK = shutil.which("shellcheck") or shutil.which(
+    "shellcheck", path=Path(sys.executable).parent
+)
 
 
 def instructions() -> list[tuple[str, str]]:
@@ -82,3 +90,35 @@ def test_the_environment_is_built_from_the_tested_versions(target: str) -> None:
     assert ignored[0] == "*"
     for needed in ("constraints.txt", "pyproject.toml", "README.md", "LICENSE", "jobs"):
         assert f"!{needed}" in ignored
+
+
+def test_the_mlflow_image_takes_the_same_versions_and_no_privileges() -> None:
+    text = (ROOT / "deploy" / "mlflow.Dockerfile").read_text().replace("\\\n", " ")
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    (install,) = [line for line in lines if line.startswith("RUN ")]
+    assert (
+        "--constraint /opt/prefixworks/constraints.txt ${PIP_ARGS} 'prefixworks[team]'" in install
+    )
+    assert [line for line in lines if line.startswith("USER ")][-1] == "USER 10001"
+    assert lines.index("USER 10001") > lines.index(install)
+
+
+@pytest.mark.parametrize("word", ["--target=tpu", "--base=", "--no-such", "cpu"])
+def test_the_build_refuses_what_it_does_not_know(word: str) -> None:
+    done = subprocess.run([BUILD, word], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == f"error: {word}: not an option, or without its value"
+    assert done.stdout == ""
+
+
+def test_the_build_builds_on_the_arguments_that_the_recipes_have() -> None:
+    given = set(re.findall(r'--build-arg "(\w+)=', BUILD.read_text()))
+    recipes = [(ROOT / name).read_text() for name in ("Dockerfile", "deploy/mlflow.Dockerfile")]
+    assert given == set(re.findall(r"^ARG (\w+)=", "\n".join(recipes), flags=re.MULTILINE))
+
+
+@pytest.mark.skipif(SHELLCHECK is None, reason="shellcheck is not installed")
+def test_shellcheck_finds_nothing_in_the_build() -> None:
+    assert SHELLCHECK is not None
+    done = subprocess.run([SHELLCHECK, BUILD], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
