@@ -14,9 +14,9 @@ from pipeline.errors import ConfigError
 
 MODULES = {
     "local": "jobs.launch.local",
-    "ray": "jobs.launch.ray.backend",
-    "slurm": "jobs.launch.slurm",
     "hosts": "jobs.launch.hosts",
+    "slurm": "jobs.launch.slurm",
+    "ray": "jobs.launch.ray.backend",
     "kubernetes": "jobs.launch.kubernetes.backend",
 }
 

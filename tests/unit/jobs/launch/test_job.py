@@ -40,7 +40,7 @@ ROOT = Path(__file__).parents[4]
         ({"secrets": [""]}, "secrets[0] = ''"),
         ({"volumes": [{"source": "/a", "mount": "b"}]}, "volumes[0].mount = 'b'"),
         ({"backend": "slrum"}, "did you mean slurm?"),
-        ({"backend": "cloud"}, "backend = 'cloud': must be one of local, slurm"),
+        ({"backend": "cloud"}, "backend = 'cloud': must be one of local, hosts, slurm"),
         ({"slurm": {"sbatch_options": ["-p x"]}}, "slurm.sbatch_options[0] = '-p x'"),
         ({"image": "a.sif"}, "image = 'a.sif': needs slurm.container"),
         ({"slurm": {"container": "pyxis"}}, "needs slurm.container = pyxis or apptainer"),
