@@ -29,6 +29,8 @@ from tests.support.training_run import finish, run, small_base, wait_for_step, w
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
+_PATIENCE_S = 300
+
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -114,7 +116,7 @@ def test_a_killed_sweep_goes_on_and_repeats_nothing(
     before = (folder / "trial-000" / "train.log").read_text()
 
     started.append(start_sweep(config, "--resume"))
-    status, said = finish(started[1])
+    status, said = finish(started[1], _PATIENCE_S)
     assert status == 0, said
     assert "1 of 3 trials are over already" in said
     assert states_of(folder) == {
@@ -158,7 +160,7 @@ def test_a_sweep_that_is_asked_to_stop_saves_and_any_node_can_go_on(
     started.append(start_sweep(config))
     wait_for_step(folder / "trial-000", 6, started[0])
     started[0].send_signal(signal.SIGTERM)
-    status, said = finish(started[0])
+    status, said = finish(started[0], _PATIENCE_S)
     assert status == 75, said
     assert "--resume goes on" in said
     assert states_of(folder) == {"trial-000": "interrupted", "trial-001": "waiting"}
@@ -168,11 +170,11 @@ def test_a_sweep_that_is_asked_to_stop_saves_and_any_node_can_go_on(
     started.append(start_sweep(config, "--resume", "--trial=0"))
     wait_for_step(folder / "trial-000", saved["step"] + 1, started[1])
     started[1].send_signal(signal.SIGUSR1)
-    status, said = finish(started[1])
+    status, said = finish(started[1], _PATIENCE_S)
     assert status == 75, said
 
     started.append(start_sweep(config, "--resume"))
-    status, said = finish(started[2])
+    status, said = finish(started[2], _PATIENCE_S)
     assert_as_alone(folder / "trial-000", tmp_path)
     assert status == 1, said
     assert "1 of 2 trials did not finish; the first of them, trial-001: " in said
