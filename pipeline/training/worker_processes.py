@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pipeline.training.daemon_threads import DaemonThreads
+from pipeline.training.signals import STOP_SIGNALS
 
 if TYPE_CHECKING:
     from pipeline.training.assembly import Assembler, PlacedSample
@@ -116,7 +117,7 @@ def _serve(
     # One thread each: more workers are what more cores are for.
     torch.set_num_threads(1)
     # What stops a job is sent to all of its processes; the rank decides when its workers end.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, *STOP_SIGNALS):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
     with suppress(EOFError, ConnectionError):  # the rank has ended

@@ -6,7 +6,6 @@ All run in a folder whose name a shell would act on.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import os
 import sys
@@ -31,14 +30,14 @@ from pipeline.config_reader import to_yaml
 from pipeline.errors import EXIT_INTERRUPTED
 from tests.support.fault import Fault
 from tests.support.raw_data import prepare_config, sources, write_raw
-from tests.support.ray_cluster import RayNode, free_port, head, joined
+from tests.support.ray_cluster import RayNode, dashboard_lacks, free_port, head, joined
 from tests.support.training_run import assert_same, write_recipe
 
 pytestmark = [
     pytest.mark.distributed,
     pytest.mark.timeout(600),
     pytest.mark.skipif(
-        importlib.util.find_spec("aiohttp_cors") is None,
+        bool(dashboard_lacks()),
         reason="Ray's job server needs the extra 'cluster' (ray[default])",
     ),
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shutil
 import subprocess
@@ -15,13 +14,13 @@ import pytest
 from data_prep.manifest import read_manifest
 from pipeline.config_reader import to_yaml
 from tests.support.raw_data import prepare_config, write_raw
-from tests.support.ray_cluster import free_port, head
+from tests.support.ray_cluster import dashboard_lacks, free_port, head
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 NEEDS_DASHBOARD = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("aiohttp", "aiohttp_cors", "colorful")),
+    bool(dashboard_lacks()),
     reason="Ray's job server needs the extra 'cluster' (ray[default])",
 )
 

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,6 +23,20 @@ START_S = 150
 """Seconds that a node may take to start, on a machine that does other work too."""
 STARTS = 3
 """Tries to start a node: Ray gives its own processes 30 s, which a busy machine may exceed."""
+
+
+def dashboard_lacks() -> list[str]:
+    """Packages of Ray's job server that are not installed.
+
+    By their metadata: one of them, once it is imported, takes the place of its own module.
+    """
+    missing = []
+    for name in ("aiohttp", "aiohttp-cors", "colorful"):
+        try:
+            version(name)
+        except PackageNotFoundError:
+            missing.append(name)
+    return missing
 
 
 def free_port() -> int:
