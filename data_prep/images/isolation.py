@@ -60,20 +60,15 @@ class Isolation:
                 policy.time_limit_s or ended its decoder.
             RuntimeError: The helper does not start.
         """
+        head = {"kind": kind, "name": name, "policy": asdict(policy)}
         with self._one_at_a_time:
-            process = self._running()
-            assert process.stdin is not None
-            assert process.stdout is not None
-            head = {"kind": kind, "name": name, "policy": asdict(policy)}
-            try:
-                _send(process.stdin, head, content)
-                answer, stored = _receive(process.stdout)
-            except (BrokenPipeError, EOFError):
-                raise self._ended(process, name, policy) from None
-            except BaseException:
-                # Interrupted in between: what comes out of the pipe next belongs to this image.
-                self.stop()
-                raise
+            answered = self._ask(head, content)
+            if answered == 0:
+                # It ended by itself, as it does when its pipe is closed, not over this image.
+                answered = self._ask(head, content)
+        if isinstance(answered, int):
+            raise _ended(answered, name, policy)
+        answer, stored = answered
         if "reason" in answer:
             raise Rejected(Reason(answer["reason"]), answer["detail"])
         return StoredImage(
@@ -81,6 +76,23 @@ class Isolation:
             facts=ImageFacts(**answer["facts"]),
             orientation=answer["orientation"],
         )
+
+    def _ask(self, head: dict[str, Any], content: bytes) -> tuple[dict[str, Any], bytes] | int:
+        """The helper's answer, or the status that it ended with instead."""
+        process = self._running()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            _send(process.stdin, head, content)
+            return _receive(process.stdout)
+        except (BrokenPipeError, EOFError):
+            self._process = None
+            process.communicate()
+            return process.returncode
+        except BaseException:
+            # Interrupted in between: what comes out of the pipe next belongs to this image.
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """Ends the helper, if there is one."""
@@ -107,16 +119,12 @@ class Isolation:
                 raise RuntimeError("the process that decodes images does not start")
         return self._process
 
-    def _ended(self, process: subprocess.Popen[bytes], name: str, policy: ImagePolicy) -> Rejected:
-        self._process = None
-        process.communicate()
-        if -process.returncode in (signal.SIGPROF, signal.SIGALRM):
-            return Rejected(
-                Reason.TIMED_OUT, f"{name}: not decoded within {policy.time_limit_s:g} s"
-            )
-        return Rejected(
-            Reason.CORRUPT_IMAGE, f"{name}: its decoder ended with status {process.returncode}"
-        )
+
+def _ended(status: int, name: str, policy: ImagePolicy) -> Rejected:
+    """What an image did to its decoder, which ended with a status."""
+    if -status in (signal.SIGPROF, signal.SIGALRM):
+        return Rejected(Reason.TIMED_OUT, f"{name}: not decoded within {policy.time_limit_s:g} s")
+    return Rejected(Reason.CORRUPT_IMAGE, f"{name}: its decoder ended with status {status}")
 
 
 ISOLATION = Isolation()

@@ -102,6 +102,20 @@ def test_a_dead_decoder_costs_one_image(ending: signal.Signals) -> None:
     assert store_image(png(1), "a.png", ImagePolicy()).facts.width == 48
 
 
+def test_a_helper_that_ended_by_itself_costs_no_image() -> None:
+    store_image(png(1), "a.png", ImagePolicy())
+    ended = helper()
+    # As when its pipe is closed: it finds the end of its requests.
+    process = ISOLATION._process
+    assert process is not None
+    assert process.stdin is not None
+    os.dup2(os.open(os.devnull, os.O_WRONLY), process.stdin.fileno())
+    ended.wait(30)
+    assert process.wait(30) == 0
+    assert store_image(png(1), "a.png", ImagePolicy()).facts.width == 48
+    assert helper() != ended
+
+
 _OWNER = """
 import os, signal, sys
 from data_prep.config import ImagePolicy
