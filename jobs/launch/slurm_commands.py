@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 from typing import Literal
 
+from jobs.launch import commands
 from jobs.launch.backend import JobState
 from jobs.launch.job_folder import recorded_end
 from pipeline.errors import DataError
@@ -75,19 +75,5 @@ def run(command: list[str]) -> str:
     Raises:
         DataError: it is missing, fails or does not answer.
     """
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=True, timeout=_LONGEST_S
-        )
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{command[0]} is not on PATH; launch where Slurm's commands are installed"
-        ) from error
-    except OSError as error:
-        raise DataError(f"{command[0]} cannot be run: {error.strerror}") from error
-    except subprocess.TimeoutExpired as error:
-        raise DataError(f"{command[0]} gave no answer within {_LONGEST_S:.0f} s") from error
-    except subprocess.CalledProcessError as error:
-        said = " ".join(error.stderr.split()) or f"exit status {error.returncode}"
-        raise DataError(f"{command[0]} failed: {said}") from error
-    return done.stdout
+    advice = "launch where Slurm's commands are installed"
+    return commands.run(command, missing=advice, longest_s=_LONGEST_S)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from typing import Any
 
+from jobs.launch import commands
 from pipeline.errors import DataError
 
 _LONGEST_S = 120.0
@@ -17,22 +17,8 @@ def run(command: list[str]) -> str:
     Raises:
         DataError: it is missing, refuses or does not answer.
     """
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=True, timeout=_LONGEST_S
-        )
-    except FileNotFoundError as error:
-        raise DataError(
-            "kubectl is not on PATH; launch where it is set up for the cluster"
-        ) from error
-    except OSError as error:
-        raise DataError(f"kubectl cannot be run: {error.strerror}") from error
-    except subprocess.TimeoutExpired as error:
-        raise DataError(f"kubectl gave no answer within {_LONGEST_S:.0f} s") from error
-    except subprocess.CalledProcessError as error:
-        said = " ".join(error.stderr.split()) or f"exit status {error.returncode}"
-        raise DataError(f"kubectl failed: {said}") from error
-    return done.stdout
+    advice = "launch where it is set up for the cluster"
+    return commands.run(command, missing=advice, longest_s=_LONGEST_S)
 
 
 def shown(command: list[str]) -> dict[str, Any] | None:
