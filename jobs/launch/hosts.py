@@ -109,7 +109,7 @@ def _reached(frozen: FrozenJob, hosts: list[str]) -> list[str]:
 def _alone(frozen: FrozenJob) -> list[str]:
     """Has ranks of an earlier start, left behind when this machine went down, save and end."""
     # Here, because ranks import this module before they have the variables that torch reads.
-    from pipeline.training.run_folder import LOCK
+    from pipeline.training.run_lock import LOCK
 
     lock = shlex.quote(str(frozen.last_file().with_name(LOCK)))
     patience_s = 2 * frozen.launch.signal_before_end_s

@@ -20,7 +20,7 @@ from pipeline.config_tree import plain
 from pipeline.errors import ConfigError, TrainingError
 from pipeline.training.checkpoint import write_json_whole
 from pipeline.training.hooks import METRICS_FILE
-from pipeline.training.run_folder import in_use
+from pipeline.training.run_lock import in_use
 from pipeline.training.summary import SUMMARY_FILE
 
 CONFIG = "sweep.yaml"

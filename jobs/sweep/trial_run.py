@@ -17,7 +17,7 @@ from jobs.sweep.folder import FAILURE, STOPPED, Report, mark, reports, word_of
 from jobs.sweep.trials import Metric, Trial
 from pipeline.config_reader import save
 from pipeline.errors import EXIT_INTERRUPTED, TrainingError
-from pipeline.training.run_folder import in_use
+from pipeline.training.run_lock import in_use
 from pipeline.training.signals import follow_parent
 
 RECIPE = "trial.yaml"

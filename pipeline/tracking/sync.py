@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
 from collections import Counter
@@ -20,11 +19,10 @@ from pipeline.tracking.journal import JOURNAL_FOLDER, NODES_FOLDER, Journal
 from pipeline.tracking.reports import now_ms
 from pipeline.tracking.secrets import redact
 from pipeline.training.hooks import METRICS_FILE
+from pipeline.training.run_lock import in_use
 
 _PART = 1_000
 """Reports that are taken from the run's own record at once."""
-_LOCK = ".lock"
-"""Held by the process that trains in a run folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +111,7 @@ def sync_run(run_dir: str | Path, uri: str | None = None) -> int:
     delivery = Delivery(first, identity)
     try:
         sent = delivery.deliver()
-        if not _is_training(Path(run_dir)):
+        if not in_use(Path(run_dir)):
             sent += _complete(first, delivery)
         if uri is not None:
             identity.save(first.folder)
@@ -162,19 +160,8 @@ def _journals(run_dir: Path) -> list[Journal]:
     return [Journal(run_dir), *(Journal(run_dir, node=each.name) for each in nodes)]
 
 
-def _is_training(run_dir: Path) -> bool:
-    try:
-        with (run_dir / _LOCK).open("r") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
-
-
 def _status(run_dir: Path, journal: Journal) -> str:
-    if _is_training(run_dir):
+    if in_use(run_dir):
         return "running"
     last = _last_status(journal)
     return "died" if last == "running" else last

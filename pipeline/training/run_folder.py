@@ -15,12 +15,11 @@ from pipeline.tracking.secrets import without_passwords
 from pipeline.training.checkpoint import CHECKPOINTS, LATEST
 from pipeline.training.checkpoint_folder import checkpoints_in
 from pipeline.training.resume import Resume, check_settings
+from pipeline.training.run_lock import LOCK
 
 CONFIG = "config.yaml"
 INTERRUPTED = "interrupted"
 """Present while a run that was asked to stop waits to be continued."""
-LOCK = ".lock"
-"""Held by the first rank while it trains."""
 _TRIES = 5
 _PAUSE_S = 0.1
 
@@ -76,16 +75,4 @@ def _taken(lock: IO[str]) -> bool:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         time.sleep(_PAUSE_S)
-    return False
-
-
-def in_use(folder: Path) -> bool:
-    """Whether a process is training in a folder."""
-    try:
-        with (folder / LOCK).open("r") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
     return False
